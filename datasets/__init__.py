@@ -1,0 +1,6 @@
+"""Recordings of environments on disk: writing, reading, checking, describing."""
+
+from ebm_traj.datasets.recording import Episodes, Recording
+from ebm_traj.datasets.statistics import with_training_statistics
+
+__all__ = ["Episodes", "Recording", "with_training_statistics"]

@@ -1,0 +1,72 @@
+"""True continuations of recorded moments: the file that holds simulator branches."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ebm_traj.datasets.shard import digest, open_hdf5, read_array, write_hdf5
+from ebm_traj.errors import InputError
+from ebm_traj.spec import StateSpec
+
+BRANCHES_FILE = "branches.h5"
+FORMAT = "ebm_traj branches"
+FORMAT_VERSION = 1
+DTYPES = {
+    "contexts": np.float32,
+    "futures": np.float32,
+    "actions": np.float32,
+    "episode": np.int64,
+    "t": np.int64,
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Branches:
+    """M re-runs of the simulator from each of B recorded moments, under the recorded policy with fresh noise."""
+
+    contexts: NDArray[np.float32]
+    """(B, C, D) recorded frames up to and including the moment."""
+    futures: NDArray[np.float32]
+    """(B, M, H, D) the frames that followed in each re-run."""
+    actions: NDArray[np.float32]
+    """(B, M, H, A) the actions that led to them."""
+    episode: NDArray[np.int64]
+    """(B,) number of the episode in the run."""
+    t: NDArray[np.int64]
+    """(B,) step of the moment: the last context frame is frame t of the episode."""
+    spec: StateSpec
+    """What the states are, without statistics."""
+    settings: dict[str, Any]
+    """`seed`, `split`, `env_id`, `run_seed` and `mujoco` (version), for the record."""
+
+    def save(self, path: str | Path) -> None:
+        """Write one HDF5 file, whole or not at all."""
+        path = Path(path)
+        arrays = {name: np.ascontiguousarray(getattr(self, name), dtype) for name, dtype in DTYPES.items()}
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise InputError(f"{path}: {name} are not finite (NaN or infinity)")
+        attributes = {"format": FORMAT, "format_version": FORMAT_VERSION, "spec": self.spec.to_json()}
+        write_hdf5(path, arrays, attributes | self.settings)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Branches":
+        """Read what `save` wrote; InputError naming the file if it is missing, damaged or something else."""
+        path = Path(path)
+        with open_hdf5(path) as file:
+            attributes = {
+                name: value.item() if isinstance(value, np.generic) else value
+                for name, value in file.attrs.items()
+            }
+            if attributes.get("format") != FORMAT or attributes.get("format_version") != FORMAT_VERSION:
+                raise InputError(f"{path}: not a file of branches (attribute format = '{FORMAT}')")
+            arrays = {name: read_array(file, name) for name in DTYPES}
+        stored = attributes.pop("sha256", None)
+        if digest(arrays, attributes) != stored:
+            raise InputError(f"{path}: the sha256 of its contents is not the one written in it")
+        spec = StateSpec.from_json(attributes.pop("spec"))
+        settings = {name: attributes[name] for name in attributes if not name.startswith("format")}
+        return cls(**arrays, spec=spec, settings=settings)

@@ -1,0 +1,89 @@
+"""Opening any Gymnasium environment that can be recorded, with one-line answers to what cannot."""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Dict, Space
+from gymnasium.vector import AutoresetMode, VectorEnv
+from numpy.typing import NDArray
+
+from ebm_traj.errors import InputError
+from ebm_traj.registration import register_envs
+from ebm_traj.spec import StateSpec
+
+register_envs()
+
+LOCKSTEP = "ebm_traj.envs.vector:HandVectorEnv"  # the vector environments that take a number of threads
+
+
+def open_environment(env_id: str, env_kwargs: dict[str, Any], steps: int) -> gymnasium.Env:
+    """The environment with episodes of at most `steps` steps.
+
+    Raises InputError for an unknown id, wrong keyword arguments and spaces other than Box actions and Box
+    (or Dict of Box) observations, all of one dimension.
+    """
+    try:
+        env = gymnasium.make(env_id, max_episode_steps=steps, disable_env_checker=True, **env_kwargs)
+    except (gymnasium.error.Error, ModuleNotFoundError) as error:
+        raise InputError(f"environment '{env_id}': {first_line(error)}") from None
+    except TypeError as error:
+        raise InputError(f"environment '{env_id}' with {env_kwargs}: {first_line(error)}") from None
+    problem = _space_problem(env.observation_space, "observation") or _space_problem(env.action_space, "action")
+    if problem:
+        env.close()
+        raise InputError(f"environment '{env_id}': {problem}")
+    return env
+
+
+def action_box(env: gymnasium.Env) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Bounds (A,), (A,) of the actions."""
+    assert isinstance(env.action_space, Box)
+    return env.action_space.low.astype(np.float32), env.action_space.high.astype(np.float32)
+
+
+def state_spec(env: gymnasium.Env) -> StateSpec:
+    """The environment's own state spec, or all numbers of its flattened observation."""
+    own = getattr(env.unwrapped, "state_spec", None)
+    return own if isinstance(own, StateSpec) else StateSpec.from_size(_size(env.observation_space))
+
+
+def has_lockstep(env: gymnasium.Env) -> bool:
+    """Whether there is a vector environment that steps many of these in threads of one process."""
+    return env.spec is not None and env.spec.vector_entry_point == LOCKSTEP
+
+
+def open_lockstep(env_id: str, env_kwargs: dict[str, Any], num_envs: int, num_threads: int | None) -> VectorEnv:
+    """A vector environment without time limit or autoreset, of an environment that `has_lockstep`."""
+    return gymnasium.make_vec(
+        env_id,
+        num_envs=num_envs,
+        vectorization_mode="vector_entry_point",
+        num_threads=num_threads,
+        max_episode_steps=None,
+        autoreset_mode=AutoresetMode.DISABLED,
+        **env_kwargs,
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _space_problem(space: Space, what: str) -> str | None:
+    accepted = "accepted are Box spaces of one dimension" + (" and Dicts of them" if what == "observation" else "")
+    if isinstance(space, Dict) and what == "observation":
+        problems = [_space_problem(part, what) for part in space.spaces.values()]
+        return next((problem for problem in problems if problem), None)
+    if isinstance(space, Box) and len(space.shape) == 1:
+        return None
+    found = f"Box of shape {space.shape}" if isinstance(space, Box) else type(space).__name__
+    return f"its {what} space is a {found}; {accepted}"
+
+
+def _size(space: Space) -> int:
+    if isinstance(space, Dict):
+        return sum(_size(part) for part in space.spaces.values())
+    assert space.shape is not None
+    return int(np.prod(space.shape))

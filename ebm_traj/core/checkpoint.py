@@ -1,0 +1,93 @@
+"""Files of tensors and JSON, written whole or not at all: safetensors, never a pickle."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ebm_traj.errors import InputError
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+    """Write tensors and a JSON-able `meta` to one safetensors file.
+
+    The file is written under a temporary name, synced and renamed: a crash leaves the old one in place.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    save_file(contiguous, temporary, metadata={"meta": json.dumps(meta)})
+    _sync_and_rename(temporary, path)
+
+
+def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and meta of a file written by `save_tensors`.
+
+    Raises InputError if the file is missing, truncated or something else.
+    """
+    if not path.is_file():
+        raise InputError(f"checkpoint: no file {path}")
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            meta = json.loads((file.metadata() or {})["meta"])
+            return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118
+    except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"checkpoint: {path} is truncated or not of this package ({reason})") from error
+
+
+def save_json(path: Path, value: Any) -> None:
+    """Write JSON, whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    _sync_and_rename(temporary, path)
+
+
+def load_json(path: Path) -> Any:
+    """Read JSON; InputError if the file is missing or no JSON."""
+    if not path.is_file():
+        raise InputError(f"no file {path}")
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not JSON ({error})") from error
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The moments and step counts of an optimiser as named tensors: `<parameter number>.<name>`."""
+    return {
+        f"{index}.{name}": torch.as_tensor(value)
+        for index, moments in optimizer.state_dict()["state"].items()
+        for name, value in moments.items()
+    }
+
+
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Restore what `optimizer_tensors` gave; learning rates and betas stay those of the optimiser."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`prefix.name` for each name."""
+    return {f"{prefix}.{name}": value for name, value in tensors.items()}
+
+
+def under_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors named `prefix.*`, without the prefix."""
+    head = prefix + "."
+    return {name.removeprefix(head): value for name, value in tensors.items() if name.startswith(head)}
+
+
+def _sync_and_rename(temporary: Path, path: Path) -> None:
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)

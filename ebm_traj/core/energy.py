@@ -1,0 +1,96 @@
+"""Energies and their algebra: sum, weight, mixture, and energies a user writes as a function."""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+Condition = Mapping[str, Tensor]
+"""What an energy is conditioned on: named tensors with the batch in front; empty if unconditional."""
+
+UNCONDITIONAL: Condition = {}
+
+
+class Energy(nn.Module):
+    """A scalar function E(x | condition); low where x is likely, p(x | condition) ~ exp(-E).
+
+    Subclasses define `forward(x (B, ...), condition) -> (B,)`. Energies compose: `a + b` is the product of
+    the two densities, `2.0 * a` sharpens one, `mixture([a, b])` adds the densities.
+    """
+
+    def forward(self, x: Tensor, condition: Condition = UNCONDITIONAL) -> Tensor:
+        raise TypeError(f"{type(self).__name__} does not define forward(x, condition)")
+
+    def __add__(self, other: "Energy") -> "SumEnergy":
+        return SumEnergy([self, other])
+
+    def __mul__(self, weight: float) -> "WeightedEnergy":
+        return WeightedEnergy(self, weight)
+
+    __rmul__ = __mul__
+
+
+class SumEnergy(Energy):
+    """E(x) = sum_i E_i(x): the product of experts, "and" (Hinton 2002; Du, Li, Mordatch 2020)."""
+
+    def __init__(self, parts: list[Energy]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, x: Tensor, condition: Condition = UNCONDITIONAL) -> Tensor:
+        return torch.stack([part(x, condition) for part in self.parts]).sum(0)
+
+
+class WeightedEnergy(Energy):
+    """E(x) = weight * E_1(x); the weight is an inverse temperature."""
+
+    def __init__(self, part: Energy, weight: float) -> None:
+        super().__init__()
+        self.part = part
+        self.weight = float(weight)
+
+    def forward(self, x: Tensor, condition: Condition = UNCONDITIONAL) -> Tensor:
+        return self.weight * self.part(x, condition)
+
+
+class MixtureEnergy(Energy):
+    """E(x) = -log sum_i exp(-E_i(x)): the sum of the (unnormalised) densities, "or"."""
+
+    def __init__(self, parts: list[Energy]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, x: Tensor, condition: Condition = UNCONDITIONAL) -> Tensor:
+        return -torch.stack([-part(x, condition) for part in self.parts]).logsumexp(0)
+
+
+class FunctionEnergy(Energy):
+    """An energy from a plain function of x: a goal, an obstacle, a wish for smoothness."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor, condition: Condition = UNCONDITIONAL) -> Tensor:
+        return self.function(x)
+
+
+def mixture(parts: list[Energy]) -> MixtureEnergy:
+    """The mixture of the given energies, see `MixtureEnergy`."""
+    return MixtureEnergy(parts)
+
+
+class EnergyFunction(Protocol):
+    """Anything that can be called as an energy."""
+
+    def __call__(self, x: Tensor, condition: Condition) -> Tensor: ...
+
+
+def energy_and_gradient(energy: EnergyFunction, x: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+    """E(x | condition) (B,) and dE/dx (B, ...), both detached; no gradient reaches the parameters."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_(True)
+        values = energy(x, condition)
+        (gradient,) = torch.autograd.grad(values.sum(), x)
+    return values.detach(), gradient

@@ -1,0 +1,62 @@
+"""Figures of a training run, to a CSV file and to TensorBoard."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+
+class MetricLog:
+    """Appends rows of figures to `metrics.csv` and to TensorBoard files in the same folder.
+
+    A resumed run drops the rows at and after its first iteration, so that no iteration stands twice.
+    """
+
+    def __init__(self, folder: Path, first_iteration: int = 0) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+
+        self.path = folder / "metrics.csv"
+        self._rows = [row for row in read_metrics(self.path) if row["iteration"] < first_iteration]
+        self._names = list(self._rows[0]) if self._rows else []
+        self._rewrite()
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_iteration or None)
+
+    def write(self, iteration: int, figures: Mapping[str, float]) -> None:
+        """One row; the file is complete up to it when this returns."""
+        row = {"iteration": float(iteration), **figures}
+        self._rows.append(row)
+        if set(row) - set(self._names):
+            self._names += [name for name in row if name not in self._names]
+            self._rewrite()
+        else:
+            with self.path.open("a", newline="") as file:
+                csv.DictWriter(file, self._names).writerow(row)
+        for name, value in figures.items():
+            self._board.add_scalar(name, value, iteration)
+
+    def _rewrite(self) -> None:
+        if self._names:
+            with self.path.open("w", newline="") as file:
+                writer = csv.DictWriter(file, self._names)
+                writer.writeheader()
+                writer.writerows(self._rows)
+
+    def close(self) -> None:
+        """Flush TensorBoard's file."""
+        self._board.close()
+
+    def __enter__(self) -> "MetricLog":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """Rows of a `metrics.csv`; empty if there is none. Figures a row lacks are left out of it."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]

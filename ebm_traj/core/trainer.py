@@ -1,0 +1,225 @@
+"""The training loop: any objective, any batches, on Fabric; guarded, logged and resumable."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from ebm_traj.core.checkpoint import (
+    load_optimizer_tensors,
+    load_tensors,
+    optimizer_tensors,
+    save_tensors,
+    under_prefix,
+    with_prefix,
+)
+from ebm_traj.core.ema import EMA
+from ebm_traj.core.guard import DivergenceGuard
+from ebm_traj.core.logs import MetricLog
+from ebm_traj.core.objectives import Batch, Objective
+from ebm_traj.core.seeding import seeded_generator
+from ebm_traj.errors import InputError
+
+TRAINING_FILE = "training.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainerConfig:
+    """Settings of the loop; what is minimised is the objective's business."""
+
+    iterations: int = 4000
+    """Optimiser steps in all."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of Adam."""
+    warmup: int = 100
+    """Iterations over which the learning rate rises from 0."""
+    final_learning_rate: float = 0.05
+    """Learning rate at the end, as a share of the peak; the way there is linear."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Adam's decay rates of the two moments."""
+    gradient_clip: float = 10.0
+    """Bound on the norm of the gradient of all parameters."""
+    ema_decay: float = 0.99
+    """Decay of the averaged weights, which are the ones kept."""
+    log_every: int = 50
+    """Iterations between rows of the log and looks of the guard."""
+    checkpoint_every: int = 500
+    """Iterations between training checkpoints."""
+    energy_limit: float = 1e4
+    """Mean energies beyond +- this count as a divergence."""
+    max_restarts: int = 5
+    """Divergences after which training gives up."""
+    seed: int = 0
+    """Seed of all random numbers of the run."""
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name.replace('_', ' ')}: {getattr(self, name)}; accepted are 1 and more")
+        if not self.learning_rate > 0:
+            raise InputError(f"learning rate: {self.learning_rate}; it must be above 0")
+
+    def learning_rate_at(self, iteration: int) -> float:
+        """Warm-up, then linear decay."""
+        decay = 1 - (1 - self.final_learning_rate) * iteration / self.iterations
+        return self.learning_rate * min(1.0, (iteration + 1) / max(1, self.warmup)) * decay
+
+
+@dataclasses.dataclass
+class TrainReport:
+    """What a finished run cost."""
+
+    iterations: int
+    seconds: float
+    """Seconds in the loop, over all sittings of a resumed run."""
+    restarts: int
+    figures: dict[str, float]
+    """The last row of the log."""
+
+
+class Trainer:
+    """Minimises an objective; keeps the averaged weights in `ema.module`.
+
+    `batches(iteration, generator)` gives the rows of one step. All random numbers of a step come from a
+    generator seeded by (seed, restarts, iteration, rank): a resumed run needs no generator state and takes
+    the same steps as an uninterrupted one.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        batches: Callable[[int, torch.Generator], Batch],
+        config: TrainerConfig,
+        folder: Path,
+        fabric: Any,
+        identity: dict[str, Any],
+    ) -> None:
+        """`identity` is what must be the same for a run to be resumed: settings, data, spec."""
+        self.raw = objective.to(fabric.device)
+        self.batches = batches
+        self.config = config
+        self.folder = folder
+        self.fabric = fabric
+        self.identity = identity
+        fused = {"fused": True} if fabric.device.type == "cuda" else {}
+        optimizer = torch.optim.Adam(
+            self.raw.parameters(), lr=config.learning_rate, betas=config.betas, **fused
+        )
+        self.ema = EMA(self.raw, config.ema_decay)
+        self.objective, self.optimizer = fabric.setup(self.raw, optimizer)
+        self.guard = DivergenceGuard(config.energy_limit, config.max_restarts)
+        self.iteration = 0
+        self.seconds = 0.0
+
+    def fit(self) -> TrainReport:
+        """Train to `config.iterations`, from where the run stands.
+
+        Raises RuntimeError if the objective diverged more than `max_restarts` times.
+        """
+        config = self.config
+        figures: dict[str, float] = {}
+        began = time.perf_counter() - self.seconds
+        self.objective.train()
+        self.guard.keep(self.iteration, self.raw, self.optimizer, self.ema.module)
+        main = self.fabric.global_rank == 0
+        log = MetricLog(self.folder, self.iteration) if main else None
+        bar = tqdm(total=config.iterations, initial=self.iteration, unit="it", disable=not main, mininterval=1)
+        try:
+            while self.iteration < config.iterations:
+                tensors = self.step()
+                last = self.iteration == config.iterations
+                if last or self.iteration % config.log_every == 0:
+                    figures = {name: float(value) for name, value in tensors.items()}
+                    trouble = self.guard.trouble(figures)
+                    if trouble:
+                        self._go_back(trouble, bar)
+                        continue
+                    self.guard.keep(self.iteration, self.raw, self.optimizer, self.ema.module)
+                    self.seconds = time.perf_counter() - began
+                    if log:
+                        log.write(self.iteration, figures)
+                    bar.set_postfix({name: f"{figures[name]:.3g}" for name in list(figures)[:3]}, refresh=False)
+                bar.n = self.iteration
+                bar.update(0)
+                if last or self.iteration % config.checkpoint_every == 0:
+                    self.seconds = time.perf_counter() - began
+                    self.save()
+        finally:
+            bar.close()
+            if log:
+                log.close()
+        return TrainReport(self.iteration, self.seconds, self.guard.restarts, figures)
+
+    def step(self) -> dict[str, torch.Tensor]:
+        """One optimiser step; figures as 0-d tensors, not waited for."""
+        config = self.config
+        generator = seeded_generator(
+            self.fabric.device, config.seed, self.guard.restarts, self.iteration, self.fabric.global_rank
+        )
+        rate = config.learning_rate_at(self.iteration)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss, figures = self.objective(self.batches(self.iteration, generator), generator)
+        self.optimizer.zero_grad()
+        self.fabric.backward(loss)
+        norm = torch.nn.utils.clip_grad_norm_(self.raw.parameters(), config.gradient_clip)
+        self.optimizer.step()
+        self.ema.update(self.raw)
+        self.iteration += 1
+        return {**figures, "loss": loss.detach(), "gradient_norm": norm, "learning_rate": torch.tensor(rate)}
+
+    def _go_back(self, trouble: str, bar: tqdm) -> None:
+        at = self.iteration
+        self.iteration = self.guard.restore(self.raw, self.optimizer, self.ema.module)
+        if self.guard.restarts > self.config.max_restarts:
+            raise RuntimeError(
+                f"training diverged {self.guard.restarts} times, last at iteration {at} ({trouble}); "
+                "try a lower --trainer.learning-rate or a smaller Langevin step"
+            )
+        changed = self.raw.recover()
+        message = f"iteration {at}: {trouble}; back to {self.iteration} with a new seed, {changed}"
+        bar.write(message)
+        with (self.folder / "restarts.log").open("a") as file:
+            file.write(message + "\n")
+
+    def save(self) -> None:
+        """Write the training checkpoint: weights, average, optimiser, memory, counters."""
+        if self.fabric.global_rank:
+            return
+        tensors = {
+            **with_prefix("weights", self.raw.state_dict()),
+            **with_prefix("ema", self.ema.module.state_dict()),
+            **with_prefix("optimizer", optimizer_tensors(self.optimizer)),
+            **with_prefix("memory", self.raw.memory()),
+        }
+        meta = {
+            "identity": self.identity,
+            "iteration": self.iteration,
+            "seconds": self.seconds,
+            "restarts": self.guard.restarts,
+            "ema_updates": self.ema.updates,
+        }
+        save_tensors(self.folder / TRAINING_FILE, tensors, meta)
+
+    def resume(self) -> None:
+        """Go on from the folder's training checkpoint.
+
+        Raises InputError if there is none, or if it was made with other settings (and says which).
+        """
+        tensors, meta = load_tensors(self.folder / TRAINING_FILE)
+        for name in sorted(set(self.identity) | set(meta["identity"])):
+            now, then = self.identity.get(name), meta["identity"].get(name)
+            if now != then:
+                raise InputError(f"resume {self.folder}: {name} is {now} now and was {then}; use another --out")
+        self.raw.load_state_dict(under_prefix("weights", tensors))
+        self.ema.module.load_state_dict(under_prefix("ema", tensors))
+        self.raw.load_memory(under_prefix("memory", tensors), self.fabric.device)
+        load_optimizer_tensors(self.optimizer, under_prefix("optimizer", tensors))
+        self.iteration = meta["iteration"]
+        self.seconds = meta["seconds"]
+        self.guard.restarts = meta["restarts"]
+        self.ema.updates = meta["ema_updates"]

@@ -1,0 +1,181 @@
+"""`StateSpec`: which numbers of an observation are the state, what each one is, and its scale.
+
+It needs numpy alone, because environments, recordings and checkpoints all carry it.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ebm_traj.errors import InputError
+
+KINDS = ("position", "angle", "quaternion", "given")
+SMALLEST_SCALE = 1e-6  # below this a dimension is constant; it is shifted but not stretched
+
+
+def flatten_observation(observation: Any) -> NDArray[np.floating]:
+    """One float vector (..., n) from a Box or (nested) Dict observation, keys in sorted order.
+
+    The order is that of `gymnasium.spaces.flatten`. Batches keep their leading dimensions.
+    """
+    if isinstance(observation, Mapping):
+        return np.concatenate([flatten_observation(observation[key]) for key in sorted(observation)], axis=-1)
+    return np.asarray(observation, dtype=np.float64)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StateSpec:
+    """How a state (D,) is read from an observation, and what its dimensions are.
+
+    `given` dimensions (a goal pose, say) are inputs of a model; they are never predicted nor scored.
+    Quaternions are four neighbouring dimensions of kind `quaternion`, scalar part first.
+    """
+
+    names: tuple[str, ...]
+    """One name for each of the D dimensions."""
+    kinds: tuple[str, ...]
+    """`position`, `angle` (radians), `quaternion` or `given`, for each dimension."""
+    indices: tuple[int, ...]
+    """Where each dimension stands in the flattened observation."""
+    observation_size: int
+    """Length of the flattened observation; an environment of another length is refused."""
+    mean: NDArray[np.float64] | None = None
+    """(D,) mean over the training split, once known."""
+    std: NDArray[np.float64] | None = None
+    """(D,) standard deviation over the training split."""
+    change_std: NDArray[np.float64] | None = None
+    """(D,) standard deviation of the one-step change s_{t+1} - s_t over the training split."""
+
+    def __post_init__(self) -> None:
+        size = len(self.names)
+        if not size or len(self.kinds) != size or len(self.indices) != size:
+            raise InputError(
+                f"state spec: {size} names, {len(self.kinds)} kinds and {len(self.indices)} indices; "
+                "needed is the same number of each, at least one"
+            )
+        for name, kind in zip(self.names, self.kinds, strict=True):
+            if kind not in KINDS:
+                raise InputError(
+                    f"state spec: dimension '{name}' is of kind '{kind}'; known: {', '.join(KINDS)}"
+                )
+        if min(self.indices) < 0 or max(self.indices) >= self.observation_size:
+            raise InputError(
+                f"state spec: indices run from {min(self.indices)} to {max(self.indices)}, "
+                f"the flattened observation has {self.observation_size} numbers"
+            )
+        if len(self.quaternion_dims) % 4 or any(np.any(np.diff(q) != 1) for q in self.quaternions):
+            raise InputError("state spec: the dimensions of a quaternion must be four neighbours")
+
+    @classmethod
+    def from_size(cls, size: int) -> "StateSpec":
+        """A spec that takes all `size` numbers of a flattened observation as plain positions."""
+        return cls(
+            names=tuple(f"obs_{i}" for i in range(size)),
+            kinds=("position",) * size,
+            indices=tuple(range(size)),
+            observation_size=size,
+        )
+
+    @property
+    def size(self) -> int:
+        """D, the number of dimensions of a state."""
+        return len(self.names)
+
+    @property
+    def predicted(self) -> NDArray[np.intp]:
+        """Indices into the state of all dimensions that a model predicts."""
+        return np.flatnonzero([kind != "given" for kind in self.kinds])
+
+    @property
+    def given(self) -> NDArray[np.intp]:
+        """Indices into the state of the dimensions that a model is only told."""
+        return np.flatnonzero([kind == "given" for kind in self.kinds])
+
+    @property
+    def quaternion_dims(self) -> NDArray[np.intp]:
+        """Indices into the state of all dimensions of kind `quaternion`."""
+        return np.flatnonzero([kind == "quaternion" for kind in self.kinds])
+
+    @property
+    def quaternions(self) -> list[NDArray[np.intp]]:
+        """For each quaternion its four indices into the state."""
+        dims = self.quaternion_dims
+        return [dims[i : i + 4] for i in range(0, len(dims), 4)]
+
+    def read(self, observation: Any) -> NDArray[np.float32]:
+        """State(s) (..., D) of an observation or a batch of observations.
+
+        Raises InputError if the observation does not have the length the spec was made for.
+        """
+        flat = flatten_observation(observation)
+        if flat.shape[-1] != self.observation_size:
+            raise InputError(
+                f"observation: {flat.shape[-1]} numbers when flattened; this state spec reads {self.observation_size}"
+            )
+        return flat[..., list(self.indices)].astype(np.float32)
+
+    def align(self, states: ArrayLike) -> NDArray[np.float32]:
+        """Trajectory (..., T, D) with each quaternion of one sign along time, the first with w >= 0.
+
+        q and -q are the same rotation; without this a trajectory may jump between the two.
+        """
+        aligned = np.array(states, dtype=np.float32)
+        for dims in self.quaternions:
+            q = aligned[..., dims]
+            sign = np.ones(q.shape[:-1], dtype=np.float32)
+            sign[..., 0] = np.where(q[..., 0, 0] < 0, -1, 1)
+            sign[..., 1:] = np.where((q[..., 1:, :] * q[..., :-1, :]).sum(-1) < 0, -1, 1)
+            aligned[..., dims] = q * np.cumprod(sign, axis=-1)[..., None]
+        return aligned
+
+    def with_statistics(self, mean: ArrayLike, std: ArrayLike, change_std: ArrayLike) -> "StateSpec":
+        """The same spec with the scales of a training split; a constant dimension gets scale 1."""
+
+        def scale(values: ArrayLike) -> NDArray[np.float64]:
+            array = np.asarray(values, dtype=np.float64)
+            return np.where(array > SMALLEST_SCALE, array, 1.0)
+
+        return dataclasses.replace(
+            self, mean=np.asarray(mean, dtype=np.float64), std=scale(std), change_std=scale(change_std)
+        )
+
+    def difference(self, other: "StateSpec") -> str | None:
+        """What differs from `other` in names, kinds or places, in words; None if nothing does."""
+        if self.size != other.size:
+            return f"{self.size} dimensions against {other.size}"
+        for field in ("names", "kinds", "indices"):
+            for i, (mine, theirs) in enumerate(zip(getattr(self, field), getattr(other, field), strict=True)):
+                if mine != theirs:
+                    return f"dimension {i} ('{self.names[i]}') has {field[:-1]} {mine!r} against {theirs!r}"
+        if self.observation_size != other.observation_size:
+            return f"observations of {self.observation_size} numbers against {other.observation_size}"
+        return None
+
+    def to_json(self) -> str:
+        """JSON text, the same for the same spec."""
+        return json.dumps(
+            {
+                field.name: value.tolist() if isinstance(value, np.ndarray) else value
+                for field in dataclasses.fields(self)
+                for value in [getattr(self, field.name)]
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> "StateSpec":
+        """The spec written by `to_json`."""
+        values = json.loads(text)
+        for name in ("mean", "std", "change_std"):
+            values[name] = None if values[name] is None else np.asarray(values[name], dtype=np.float64)
+        for name in ("names", "kinds", "indices"):
+            values[name] = tuple(values[name])
+        return cls(**values)
+
+
+def state_names(prefix: str, parts: Sequence[str]) -> tuple[str, ...]:
+    """`prefix_part` for every part, as in `object_x`."""
+    return tuple(f"{prefix}_{part}" for part in parts)

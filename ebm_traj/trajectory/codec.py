@@ -1,0 +1,108 @@
+"""Between raw states and what the networks see: scaled contexts and scaled changes."""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ebm_traj.errors import InputError
+from ebm_traj.spec import StateSpec
+
+Coordinates = Literal["change", "state"]
+
+
+class WindowCodec(nn.Module):
+    """Features of a context (B, C, D), and the coordinates x (B, W P) of the W frames that follow.
+
+    P dimensions are predicted. In `change` coordinates a frame is its difference from the frame before in
+    units of the one-step change of the training data, in `state` coordinates (the literature's) its z-score.
+    q and -q are the same rotation: inside, each quaternion has the sign that makes w >= 0 in the last frame
+    of the context; decoded frames go back to the sign of the given context and to unit norm.
+    """
+
+    last_mean: Tensor
+    last_std: Tensor
+    change_std: Tensor
+    predicted: Tensor
+    quaternions: Tensor
+
+    def __init__(
+        self,
+        spec: StateSpec,
+        context_frames: int,
+        window_frames: int,
+        coordinates: Coordinates = "change",
+        use_given: bool = False,
+    ) -> None:
+        super().__init__()
+        if spec.mean is None or spec.std is None or spec.change_std is None:
+            raise InputError("state spec: has no statistics of a training split yet")
+        self.context_frames = context_frames
+        self.window_frames = window_frames
+        self.coordinates = coordinates
+        self.quaternion_count = len(spec.quaternions)
+
+        def buffer(name: str, values: np.ndarray, dtype: torch.dtype = torch.float32) -> None:
+            self.register_buffer(name, torch.as_tensor(values).to(dtype), persistent=False)
+
+        # the last frame is seen with the given dimensions, its past only as changes of the predicted ones
+        seen = np.concatenate([spec.predicted, spec.given]) if use_given else spec.predicted
+        buffer("seen", seen, torch.long)
+        buffer("last_mean", spec.mean[seen])
+        buffer("last_std", spec.std[seen])
+        buffer("predicted", spec.predicted, torch.long)
+        buffer("mean", spec.mean[spec.predicted])
+        buffer("std", spec.std[spec.predicted])
+        buffer("change_std", spec.change_std[spec.predicted])
+        buffer("quaternions", np.array(spec.quaternions, dtype=np.int64).reshape(-1, 4), torch.long)
+
+        self.predicted_size = len(spec.predicted)
+        self.feature_size = len(seen) + (context_frames - 1) * self.predicted_size
+        self.target_size = window_frames * self.predicted_size
+
+    def features(self, context: Tensor) -> Tensor:
+        """(B, C, D) raw to (B, F): the last frame as z-scores, then the C - 1 changes that led to it."""
+        context = context * self._signs(context)
+        last = (context[:, -1, self.seen] - self.last_mean) / self.last_std
+        changes = context[:, :, self.predicted].diff(dim=1) / self.change_std
+        return torch.cat([last, changes.flatten(1)], dim=-1)
+
+    def encode(self, context: Tensor, frames: Tensor) -> Tensor:
+        """Coordinates x (B, W P) of the raw frames (B, W, D) that follow the context (B, C, D)."""
+        signs = self._signs(context)
+        frames = (frames * signs)[..., self.predicted]
+        if self.coordinates == "state":
+            return ((frames - self.mean) / self.std).flatten(1)
+        last = (context[:, -1:] * signs)[..., self.predicted]
+        return (torch.cat([last, frames], dim=1).diff(dim=1) / self.change_std).flatten(1)
+
+    def decode(self, context: Tensor, x: Tensor) -> Tensor:
+        """Raw frames (B, W, D) from coordinates x (B, W P); given dimensions stay as in the last frame."""
+        signs = self._signs(context)
+        last = context[:, -1:] * signs
+        x = x.view(len(x), self.window_frames, self.predicted_size)
+        if self.coordinates == "state":
+            values = x * self.std + self.mean
+        else:
+            values = last[..., self.predicted] + (x * self.change_std).cumsum(dim=1)
+        frames = last.repeat(1, self.window_frames, 1)
+        frames[..., self.predicted] = values
+        for dims in self.quaternions:
+            q = frames[..., dims]
+            frames[..., dims] = q / q.norm(dim=-1, keepdim=True).clamp_min(1e-6)
+        return frames * signs
+
+    def stay(self, features: Tensor) -> Tensor:
+        """Coordinates x (B, W P) of frames that repeat the last one, given the features of the context."""
+        if self.coordinates == "change":
+            return features.new_zeros(len(features), self.target_size)
+        return features[:, : self.predicted_size].repeat(1, self.window_frames)
+
+    def _signs(self, context: Tensor) -> Tensor:
+        """(B, 1, D) of +-1: what each quaternion is multiplied with so that the last w is >= 0."""
+        signs = torch.ones_like(context[:, -1:])
+        for dims in self.quaternions:
+            w = context[:, -1:, dims[:1]]
+            signs[..., dims] = torch.where(w < 0, -1.0, 1.0).expand(-1, -1, 4)
+        return signs

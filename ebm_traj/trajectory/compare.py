@@ -1,0 +1,274 @@
+"""Compare models on the test episodes of a recording: every row from the same contexts, N and seed.
+
+Two sets of contexts. *Episodes*: the first frames of N test episodes, one rollout each, for the Frechet
+distances and motion. *Contexts*: fewer of them, M futures each, for spread and, where the simulator could
+be re-run from them (`Branches`), for diversity and energy score.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from ebm_traj.datasets.branches import Branches
+from ebm_traj.datasets.recording import Recording
+from ebm_traj.datasets.splits import Split, split_code
+from ebm_traj.errors import InputError
+from ebm_traj.spec import StateSpec
+from ebm_traj.trajectory import scores
+from ebm_traj.trajectory.baselines import Persistence
+from ebm_traj.trajectory.judge import EpisodeSet, Judge
+from ebm_traj.trajectory.table import Comparison, Drawn
+
+Array = NDArray[np.float32]
+
+LONGEST_DEFAULT = 96
+FEWEST_ROLLOUTS = 2  # a covariance needs two
+RESERVED = ("simulator", "persistence", "shuffled truth")
+FUTURES_AT_ONCE = 2048  # sampled together; bounds memory
+FAN_FUTURES = 64
+SPEED_STEPS, SPEED_BATCH, PLAN_FUTURES = 16, 256, 64
+
+
+def _starts(recording: Recording, split: Split, frames: int) -> NDArray[np.int64]:
+    """First rows of the episodes of a split that have at least so many frames; none if the split is empty."""
+    inside = (recording.split == split_code(split)) & (recording.lengths + 1 >= frames)
+    return recording.offsets[:-1][inside]
+
+
+def _windows(recording: Recording, starts: NDArray[np.int64], frames: int) -> tuple[Array, Array]:
+    """States (n, frames, D) and actions (n, frames, A) of the recording; InputError if not finite."""
+    states, actions = recording.read_windows(starts, frames)
+    if not np.isfinite(states).all() or not np.isfinite(actions[:, :-1]).all():
+        raise InputError(f"{recording.folder}: states or actions are not finite (NaN or infinity)")
+    return states, actions
+
+
+def context_frames(models: Mapping[str, Any]) -> int:
+    """Frames that the longest context needs; models with a shorter one see the last of them."""
+    return max(model.context_frames for model in models.values())
+
+
+def check_models(recording: Recording, models: Mapping[str, Any]) -> None:
+    """Raise InputError unless every model fits the recording and has a name of its own."""
+    if not models:
+        raise InputError("no run to compare: give at least one trained model")
+    for name, model in models.items():
+        if name in RESERVED:
+            raise InputError(f"run '{name}': this name is a row of the table; rename the run's folder")
+        difference = model.spec.difference(recording.spec)
+        if difference is not None:
+            raise InputError(f"run '{name}' does not fit the data set: model and data differ, {difference}")
+
+
+def plan_horizon(recording: Recording, models: Mapping[str, Any], horizon: int | None) -> int:
+    """Steps to predict: `horizon`, or as many as the shortest test episode allows, at most 96.
+
+    Raises InputError if there are no test episodes or none is long enough.
+    """
+    frames = recording.lengths[recording.episode_rows("test")] + 1
+    context = context_frames(models)
+    longest = int(frames.max()) - context
+    if longest < 1 or (horizon is not None and not 1 <= horizon <= longest):
+        raise InputError(
+            f"{recording.folder}: horizon {horizon or 1}; its test episodes have up to {frames.max()} frames "
+            f"with {context} of context, so that 1 to {longest} are accepted"
+        )
+    return max(1, min(LONGEST_DEFAULT, int(frames.min()) - context)) if horizon is None else horizon
+
+
+def episode_set(recording: Recording, context: int, horizon: int, rollouts: int | None = None) -> EpisodeSet:
+    """Contexts, futures and the floor's other truth, with N as large as the test episodes allow.
+
+    The other truth is taken from test episodes beyond the first N, then from validation and training
+    episodes: it only meets truth, never a model, so that nothing leaks, and splitting the test episodes in
+    halves would double the bias of every distance. Raises InputError when N would be below 2.
+    """
+    frames = context + horizon
+    test = _starts(recording, "test", frames)
+    spare = np.concatenate([_starts(recording, split, frames) for split in ("validation", "train")])
+    n = min(len(test), (len(test) + len(spare)) // 2, rollouts or len(test))
+    if n < FEWEST_ROLLOUTS:
+        raise InputError(
+            f"{recording.folder}: {len(test)} test and {len(spare)} other episodes have {frames} frames or more "
+            f"and {n} rollouts are asked for; needed are {FEWEST_ROLLOUTS} rollouts and as many other episodes"
+        )
+    states, actions = _windows(recording, test[:n], frames)
+    other, _ = _windows(recording, np.concatenate([test[n:], spare])[:n], frames)
+    return EpisodeSet(
+        contexts=states[:, :context],
+        truth=states[:, context:],
+        actions=actions[:, context - 1 : context - 1 + horizon],
+        other=other[:, context - 1 :],
+    )
+
+
+class Sampler:
+    """Draws futures of one model in batches of bounded size, from one seeded generator."""
+
+    def __init__(self, model: Any, seed: int, device: torch.device, advance: Callable[[int], Any]) -> None:
+        self.model, self.device, self.advance = model, device, advance
+        self.generator = torch.Generator(device=device).manual_seed(seed)
+
+    @torch.no_grad()
+    def __call__(self, contexts: Array, horizon: int, futures: int, actions: Array) -> Array:
+        """Contexts (B, C, D) and actions (B, 1 | M, H, A) -> (B, M, H, D)."""
+        step = max(1, FUTURES_AT_ONCE // futures)
+        pieces = []
+        for first in range(0, len(contexts), step):
+            part = slice(first, first + step)
+            pieces.append(self._sample(contexts[part], horizon, futures, actions[part]))
+            self.advance(len(pieces[-1]) * futures)
+        return np.concatenate(pieces)
+
+    def _sample(self, contexts: Array, horizon: int, futures: int, actions: Array) -> Array:
+        context = torch.as_tensor(contexts[:, -self.model.context_frames :], dtype=torch.float32)
+        given = None
+        if self.model.conditioning == "actions":
+            given = torch.as_tensor(actions, dtype=torch.float32).to(self.device)
+        drawn = self.model.sample(
+            context.to(self.device), horizon, futures, actions=given, generator=self.generator
+        )
+        return drawn.float().cpu().numpy()
+
+    def seconds(self, contexts: Array, horizon: int, futures: int, actions: Array, repeats: int) -> float:
+        """Median seconds of a call, results on the host, after one warm call."""
+        times = []
+        for _ in range(repeats + 1):
+            start = time.perf_counter()
+            self._sample(contexts, horizon, futures, actions)
+            times.append(time.perf_counter() - start)
+        return float(np.median(times[1:]))
+
+
+def compare(
+    recording: Recording,
+    models: Mapping[str, Any],
+    *,
+    branches: Branches | None = None,
+    horizon: int | None = None,
+    rollouts: int | None = None,
+    contexts: int = 32,
+    futures: int = 16,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    progress: bool = True,
+) -> Comparison:
+    """Score models (by row name) on the test episodes of a recording.
+
+    `horizon` steps are predicted from the last context frame on (default: `plan_horizon`), for at most
+    `rollouts` episodes (default: all). Spread, and with `branches` diversity and energy score, are taken over
+    `futures` of each of `contexts` contexts; branches, if given, decide both numbers. Everything is scored in
+    the scales of the first model, its training split's. Action-conditional models are given the actions
+    that were taken: one future for each branch under the branch's own actions.
+
+    Raises InputError, before any sampling, for models that do not fit the recording, for too few or too
+    short test episodes, and for action-conditional models with branches that hold no actions.
+    """
+    check_models(recording, models)
+    steps = plan_horizon(recording, models, horizon)
+    device = torch.device(device)
+    spec = next(iter(models.values())).spec
+    episodes = episode_set(recording, context_frames(models), steps, rollouts)
+    if branches is None:
+        count = min(contexts, len(episodes.truth))
+        present, true_futures = episodes.contexts[:count], episodes.truth[:count, None]
+        taken = simulator_actions = episodes.actions[:count, None]
+    else:
+        _check_branches(recording, branches, context_frames(models))
+        present, true_futures = branches.contexts, branches.futures
+        futures = branches.futures.shape[1] // 2
+        taken = branches.actions
+        simulator_actions = taken[:, 1::2]
+
+    judge = Judge(spec, episodes, branches)
+    pick = _lively(spec, present, true_futures)
+    future_steps = int(true_futures.shape[2])
+    rows = [] if branches is None else [judge.simulator_row()]
+    named = {**models, "persistence": Persistence(spec)}
+    total = len(named) * (len(episodes.truth) + len(present) * futures + FAN_FUTURES)
+    with tqdm(total=total, unit="futures", disable=not progress) as bar:
+        for name, model in named.items():
+            bar.set_description(name)
+            sampler = Sampler(model, seed, device, bar.update)
+            single = sampler(episodes.contexts, steps, 1, episodes.actions[:, None])[:, 0]
+            many = sampler(present, future_steps, futures, simulator_actions)
+            drawn_actions = taken[pick : pick + 1, :1]
+            fan = sampler(present[pick : pick + 1], future_steps, FAN_FUTURES, drawn_actions)[0]
+            row = judge.row(
+                name,
+                model.kind,
+                single,
+                many,
+                card=dict(model.card),
+                conditioning=model.conditioning,
+                fan=fan,
+            )
+            if model.kind != "persistence":
+                row.scores |= _speed(sampler, episodes)
+            rows.append(row)
+    rows.append(judge.shuffled_row(len(present), futures))
+
+    lively = "its branches spread" if branches is not None else "its recorded future moves"
+    speed_steps = min(SPEED_STEPS, steps)
+    return Comparison(
+        rows=rows,
+        floor=judge.floor(),
+        n=len(episodes.truth),
+        steps=steps,
+        settings={
+            "seed": seed,
+            "contexts": len(present),
+            "futures": futures,
+            "branch_steps": future_steps if branches is not None else None,
+            "context_frames": context_frames(models),
+            "scales": f"training split of '{next(iter(models))}'",
+            "speed": f"{SPEED_BATCH} contexts x 1 future of {speed_steps} steps in one call, on {device}",
+            "plan": f"1 context x {PLAN_FUTURES} futures of {speed_steps} steps, on {device}",
+            "threads": torch.get_num_threads(),
+        },
+        spec=spec,
+        env_id=recording.env_id,
+        env_kwargs=recording.env_kwargs,
+        drawn=Drawn(
+            context=present[pick],
+            truth=true_futures[pick, 0],
+            branches=None if branches is None else true_futures[pick],
+            reason=f"{lively} more than those of nine in ten test contexts",
+        ),
+    )
+
+
+def _check_branches(recording: Recording, branches: Branches, frames: int) -> None:
+    difference = branches.spec.difference(recording.spec)
+    if difference is not None:
+        raise InputError(f"branches do not fit the data set: they differ, {difference}")
+    contexts, futures = branches.futures.shape[:2]
+    if contexts < 2 or futures < 4 or branches.contexts.shape[1] < frames:
+        raise InputError(
+            f"branches: {futures} futures of {contexts} contexts of {branches.contexts.shape[1]} frames; needed "
+            f"are at least 4 futures of 2 contexts of {frames} frames"
+        )
+
+
+def _lively(spec: StateSpec, present: Array, futures: Array) -> int:
+    """The context to draw: more happens in it than in 9 of 10, by truth alone."""
+    states = scores.normalise(futures, spec)
+    if states.shape[1] > 1:
+        liveliness = scores.spread(states).mean(1)
+    else:
+        liveliness = np.abs(states[:, 0] - scores.normalise(present[:, -1:], spec)).mean((1, 2))
+    return int(np.argsort(liveliness)[int(0.9 * (len(liveliness) - 1))])
+
+
+def _speed(sampler: Sampler, episodes: EpisodeSet) -> dict[str, float]:
+    rows = np.arange(SPEED_BATCH) % len(episodes.contexts)
+    steps = min(SPEED_STEPS, episodes.actions.shape[1])  # a short recording has no actions for more
+    actions = episodes.actions[rows, None, :steps]
+    batch = sampler.seconds(episodes.contexts[rows], steps, 1, actions, repeats=3)
+    plan = sampler.seconds(episodes.contexts[:1], steps, PLAN_FUTURES, actions[:1], repeats=5)
+    return {"futures_per_s": SPEED_BATCH / batch, "plan_ms": 1e3 * plan}

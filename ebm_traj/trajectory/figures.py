@@ -1,0 +1,342 @@
+"""The figures of the comparison page, each in a light and a dark theme, wide and narrow.
+
+One colour for each row in all of them: truth is ink, the energy model blue, the baseline orange.
+"""
+
+import dataclasses
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from numpy.typing import NDArray
+
+from ebm_traj.spec import StateSpec
+from ebm_traj.trajectory.table import Comparison, Row, number
+
+PANELS = 8
+FAN_LINES = 64
+BAND = (5, 95)  # percentiles of the branches
+
+
+@dataclasses.dataclass(frozen=True)
+class Theme:
+    """Colours of ink, grid and rows on a light or a dark page."""
+
+    name: str
+    ink: str
+    muted: str
+    grid: str
+    page: str
+    energy: str
+    baseline: str
+    others: tuple[str, ...]
+    persistence: str
+    shuffled: str
+
+
+LIGHT = Theme(
+    *("light", "#1b1f24", "#68707c", "#e4e6ea", "#ffffff", "#1f62d0", "#d95f1e"),
+    others=("#16866a", "#8e44ad", "#a87b00", "#b0305c"),
+    persistence="#8b929c",
+    shuffled="#b58fb8",
+)
+DARK = Theme(
+    *("dark", "#eceef1", "#9aa3af", "#30363f", "#15181d", "#6ea8ff", "#ff9455"),
+    others=("#4cc9a0", "#c58be0", "#dcb544", "#f07aa0"),
+    persistence="#7e8691",
+    shuffled="#a583a8",
+)
+
+
+def colours(comparison: Comparison, theme: Theme) -> dict[str, str]:
+    """The colour of each row by its name."""
+    fixed = {
+        "simulator": theme.ink,
+        "persistence": theme.persistence,
+        "shuffled": theme.shuffled,
+    }
+    found = {row.name: fixed[row.kind] for row in comparison.rows if row.kind in fixed}
+    found[comparison.baseline_row.name] = theme.baseline
+    found[comparison.energy_row.name] = theme.energy
+    rest = [row.name for row in comparison.rows if row.name not in found]
+    return found | {name: theme.others[i % len(theme.others)] for i, name in enumerate(rest)}
+
+
+@contextmanager
+def style(theme: Theme) -> Iterator[None]:
+    """Matplotlib settings of all figures."""
+    settings: dict[str, Any] = {
+        "font.size": 9.5,
+        "axes.titlesize": 9.5,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.edgecolor": theme.muted,
+        "axes.labelcolor": theme.muted,
+        "axes.titlecolor": theme.ink,
+        "axes.facecolor": "none",
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.spines.left": False,
+        "grid.color": theme.grid,
+        "grid.linewidth": 0.8,
+        "text.color": theme.ink,
+        "xtick.color": theme.muted,
+        "ytick.color": theme.muted,
+        "xtick.major.size": 3,
+        "ytick.major.size": 0,
+        "ytick.minor.size": 0,
+        "legend.frameon": False,
+        "lines.solid_capstyle": "round",
+        "svg.fonttype": "path",  # looks the same wherever the page is opened
+        "svg.hashsalt": "ebm_traj",
+    }
+    with matplotlib.rc_context(settings):
+        yield
+
+
+def draw(
+    figure: Callable[[Comparison, Theme, bool], Figure], comparison: Comparison, theme: Theme, narrow: bool
+) -> bytes:
+    """SVG of a figure with a transparent ground."""
+    with style(theme):
+        buffer = io.BytesIO()
+        drawn = figure(comparison, theme, narrow)
+        drawn.savefig(buffer, format="svg", transparent=True, dpi=160, metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def png(figure: Callable[[Comparison, Theme, bool], Figure], comparison: Comparison, dpi: int = 200) -> bytes:
+    """PNG of the wide, light figure on white."""
+    with style(LIGHT):
+        buffer = io.BytesIO()
+        figure(comparison, LIGHT, False).savefig(
+            buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None}
+        )
+    return buffer.getvalue()
+
+
+def _line(ax: Axes, comparison: Comparison, row: Row, values: list[float], theme: Theme) -> None:
+    front = row in (comparison.energy_row, comparison.baseline_row)
+    dashes = {"persistence": (0, (4, 2)), "shuffled": (0, (1, 1.6))}.get(row.kind, "-")
+    steps = np.arange(1, len(values) + 1)
+    ax.plot(
+        *(steps, np.where(np.isfinite(values), values, np.nan)),
+        color=colours(comparison, theme)[row.name],
+        linestyle=dashes,
+        linewidth=2.4 if front else 1.6,
+        label=row.name,
+        zorder=4 if front else 3,
+    )
+
+
+def _legend(figure: Figure, ax: Axes, narrow: bool, extra: list[Any] | None = None) -> None:
+    handles, labels = ax.get_legend_handles_labels()
+    handles, labels = handles + (extra or []), labels + [h.get_label() for h in extra or []]
+    figure.legend(
+        *(handles, labels),
+        loc="outside upper left",
+        ncols=2 if narrow else min(len(labels), 6),
+        handlelength=2.2,
+        columnspacing=1.6,
+    )
+
+
+def _log_axis(axis: Any, few: bool = False) -> None:
+    low, high = sorted(axis.get_view_interval())
+    subs = (1.0, 2.0, 5.0) if high > (8 if few else 20) * low else (1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 7.0)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def fd_over_time(comparison: Comparison, theme: Theme, narrow: bool) -> Figure:
+    """Frechet distance at each predicted step, logarithmic, with the floor."""
+    figure = Figure(figsize=(4.3, 4.1) if narrow else (9.2, 3.7), layout="constrained")
+    ax = figure.subplots()
+    for row in comparison.rows:
+        if "fd" in row.curves and row.kind != "shuffled":  # shuffled truth is the floor
+            _line(ax, comparison, row, row.curves["fd"], theme)
+    steps = np.arange(1, comparison.steps + 1)
+    ax.plot(
+        steps, comparison.floor["curve"], color=theme.ink, linewidth=1.4, linestyle=(0, (5, 2)), label="floor"
+    )
+    ax.set_yscale("log")
+    ax.set(xlabel="predicted step", ylabel="Fréchet distance", xlim=(1, max(comparison.steps, 2)))
+    _log_axis(ax.yaxis)
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    _legend(figure, ax, narrow)
+    return figure
+
+
+def prediction(comparison: Comparison, theme: Theme, narrow: bool) -> Figure:
+    """Energy score and diversity against true branches at each predicted step."""
+    figure = Figure(figsize=(4.3, 6.4) if narrow else (9.2, 3.7), layout="constrained")
+    axes = figure.subplots(2, 1) if narrow else figure.subplots(1, 2)
+    for ax, key, title in zip(
+        axes,
+        ("energy_score", "diversity"),
+        ("Energy score / simulator's", "Diversity / simulator's"),
+        strict=True,
+    ):
+        for row in comparison.rows:
+            if row.kind != "simulator":
+                _line(ax, comparison, row, row.curves[key], theme)
+        ax.axhline(1, color=theme.ink, linewidth=1.4, linestyle=(0, (5, 2)))
+        ax.set(xlabel="predicted step", title=title)
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        ax.margins(x=0)
+    axes[0].set_yscale("log")
+    _log_axis(axes[0].yaxis)
+    # shuffled truth is far too diverse at first and would flatten all else
+    axes[1].set_ylim(-0.05, min(axes[1].get_ylim()[1], 2.0))
+    _legend(figure, axes[0], narrow)
+    return figure
+
+
+def movement(comparison: Comparison, theme: Theme, narrow: bool) -> Figure:
+    """Frechet distance of the displacement for each k, motion ratio, diversity: a dot for each row."""
+    rows = [row for row in comparison.rows if row.scores["motion"] is not None]
+    floor = comparison.floor["fd_displacement"]
+    panels: list[tuple[str, list[float], float, bool]] = [
+        (f"FD of Δ{k}", [r.scores["fd_displacement"][k] for r in rows], best, True)
+        for k, best in floor.items()
+    ]
+    panels.append(("Motion", [row.scores["motion"] for row in rows], 1.0, False))
+    if comparison.has_branches:
+        panels.append(("Diversity", [row.scores["diversity"] for row in rows], 1.0, False))
+    high = 0.62 + 0.27 * len(rows)
+    if narrow:
+        figure = Figure(figsize=(4.3, high * len(panels)), layout="constrained")
+        axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+    else:
+        figure = Figure(figsize=(9.2, high + 0.25), layout="constrained")
+        axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    palette = colours(comparison, theme)
+    places = np.arange(len(rows))[::-1]
+    for ax, (title, values, right, log) in zip(axes, panels, strict=True):
+        ax.axvline(right, color=theme.ink, linewidth=1.4, linestyle=(0, (5, 2)))
+        for place, row, value in zip(places, rows, values, strict=True):
+            if value is not None and np.isfinite(value) and (value > 0 or not log):
+                ax.plot([right, value], [place] * 2, color=palette[row.name], linewidth=2, alpha=0.55)
+                ax.plot([value], [place], "o", color=palette[row.name], markersize=7)
+        if log:
+            ax.set_xscale("log")
+            ax.margins(x=0.12)
+            _log_axis(ax.xaxis, few=True)
+            if not narrow and ax.get_xlim()[1] < 8 * ax.get_xlim()[0]:
+                ax.xaxis.get_major_locator().set_params(subs=(1.0, 2.0, 3.0, 5.0))
+        else:
+            ax.set_xlim(left=min(0, ax.get_xlim()[0]))
+        ax.set_title(title, fontsize=9)
+        ax.set_yticks(places, [row.name for row in rows], color=theme.ink)
+        ax.set_ylim(-0.6, len(rows) - 0.4)
+        ax.grid(axis="y", visible=False)
+    return figure
+
+
+def _panels(
+    spec: StateSpec, truth: NDArray[np.float32]
+) -> list[tuple[str, Callable[[NDArray[Any]], NDArray[Any]]]]:
+    """What the fans show: pose of the objects, then the dimensions of `truth` (T, D) that move most.
+
+    Each is a title and a function of states (..., D); the first frame of truth is the present.
+    """
+    now = truth[0].astype(np.float64)
+    posed: list[tuple[str, Callable[[NDArray[Any]], NDArray[Any]]]] = []
+    taken: set[int] = set()
+    for dims in spec.quaternions:
+        name = spec.names[dims[0]].removesuffix("_qw")
+        place = [
+            i for i in spec.predicted if spec.kinds[i] == "position" and spec.names[i].startswith(name + "_")
+        ]
+        taken |= {int(i) for i in (*dims, *place)}
+        if place:
+            posed.append(
+                (f"{name} moved, mm", lambda s, p=place: 1e3 * np.linalg.norm(s[..., p] - now[p], axis=-1))
+            )
+        posed.append((f"{name} turned, °", lambda s, d=dims: np.degrees(rotation(s[..., d], now[d]))))
+    free = [i for i in spec.predicted if i not in taken]
+    assert spec.std is not None
+    reach = np.ptp(truth, axis=0) / spec.std
+    most = sorted(free, key=lambda i: -reach[i])[: max(PANELS - len(posed), 0)]
+
+    def single(i: int) -> tuple[str, Callable[[NDArray[Any]], NDArray[Any]]]:
+        if spec.kinds[i] == "angle":
+            return f"{spec.names[i]}, °", lambda s: np.degrees(s[..., i])
+        return spec.names[i], lambda s: s[..., i]
+
+    return [single(int(i)) for i in most] + posed[:PANELS]
+
+
+def rotation(q: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
+    """Angle in radians between the rotations of quaternions (..., 4), of any length and sign."""
+    length = np.linalg.norm(q, axis=-1) * np.linalg.norm(other, axis=-1)
+    return 2 * np.arccos(np.clip(np.abs((q * other).sum(-1)) / np.maximum(length, 1e-12), 0, 1))
+
+
+def fans(comparison: Comparison, theme: Theme, narrow: bool) -> Figure:
+    """Many futures of the energy model over the baseline's prediction and the truth."""
+    drawn, front, back = comparison.drawn, comparison.energy_row, comparison.baseline_row
+    assert front.fan is not None and back.fan is not None
+    past = len(drawn.context)
+    panels = _panels(comparison.spec, np.concatenate([drawn.context[-1:], drawn.truth]))
+    columns = 2 if narrow else 4
+    lines = -(-len(panels) // columns)
+    size = (4.4, 1.75 * lines + 0.75) if narrow else (10.4, 2.15 * lines + 0.5)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(lines, columns, sharex=True, squeeze=False).ravel()
+    after = np.arange(len(drawn.truth) + 1)
+
+    def path(read: Callable[[NDArray[Any]], NDArray[Any]], future: NDArray[Any]) -> NDArray[Any]:
+        """Values (..., 1 + H) from the present on."""
+        start = np.broadcast_to(drawn.context[-1], (*future.shape[:-2], 1, future.shape[-1]))
+        return read(np.concatenate([start, future], axis=-2).astype(np.float64))
+
+    for ax, (title, read) in zip(axes, panels, strict=False):
+        if drawn.branches is not None:
+            low, high = np.percentile(path(read, drawn.branches), BAND, axis=0)
+            ax.fill_between(
+                after, low, high, color=theme.muted, alpha=0.22, linewidth=0, label="simulator, 90 %"
+            )
+        many = path(read, front.fan[:FAN_LINES])
+        # one raster picture a panel: 64 vector lines each would make the page heavy
+        ax.plot(after, many.T, color=theme.energy, linewidth=0.7, alpha=0.33, rasterized=True)
+        ax.plot([], [], color=theme.energy, linewidth=1.4, label=f"{front.name}, {len(many)} futures")
+        ax.plot(after, path(read, back.fan[0]), color=theme.baseline, linewidth=2.2, label=back.name)
+        ax.plot(after, path(read, drawn.truth), color=theme.ink, linewidth=1.7, label="truth")
+        if past > 1:
+            ax.plot(
+                np.arange(1 - past, 1), read(drawn.context.astype(np.float64)), color=theme.ink, linewidth=1.7
+            )
+        ax.axvline(0, color=theme.muted, linewidth=0.8)
+        ax.set_title(title)
+        ax.xaxis.set_major_locator(MaxNLocator(4 if narrow else 5, integer=True))
+        ax.yaxis.set_major_locator(MaxNLocator(4))
+        ax.margins(x=0)
+    for ax in axes[len(panels) :]:
+        ax.set_visible(False)
+    figure.supxlabel("steps from the present", color=theme.muted, fontsize=9.5)
+    _legend(figure, axes[0], narrow)
+    return figure
+
+
+__all__ = [
+    "DARK",
+    "LIGHT",
+    "Theme",
+    "draw",
+    "fans",
+    "fd_over_time",
+    "movement",
+    "number",
+    "png",
+    "prediction",
+]

@@ -1,0 +1,71 @@
+"""Loading any trajectory model from its folder."""
+
+import dataclasses
+import typing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ebm_traj.core.checkpoint import load_json, load_tensors
+from ebm_traj.errors import InputError
+from ebm_traj.spec import StateSpec
+from ebm_traj.trajectory.ebm import TrajectoryEBM
+from ebm_traj.trajectory.fc import FCModel
+from ebm_traj.trajectory.model import CONFIG_FILE, FORMAT, FORMAT_VERSION, WEIGHTS_FILE, TrajectoryModel
+
+MODELS: dict[str, type[TrajectoryModel]] = {model.kind: model for model in (TrajectoryEBM, FCModel)}
+
+
+def model_class(kind: str) -> type[TrajectoryModel]:
+    """The class of a kind of model; InputError names the kinds there are."""
+    if kind not in MODELS:
+        raise InputError(f"model: '{kind}' is unknown; accepted are {', '.join(MODELS)}")
+    return MODELS[kind]
+
+
+def load(folder: str | Path, device: torch.device | str = "cpu") -> TrajectoryModel:
+    """The model saved in `folder`, in evaluation mode.
+
+    Raises InputError if the folder holds no model, a damaged one, or one of a newer format.
+    """
+    folder = Path(folder)
+    if not (folder / CONFIG_FILE).is_file():
+        raise InputError(f"{folder}: no model ({CONFIG_FILE} is missing); needed is a folder of train_traj.py")
+    saved = load_json(folder / CONFIG_FILE)
+    if not isinstance(saved, dict) or saved.get("format") != FORMAT:
+        raise InputError(f"{folder / CONFIG_FILE}: not a model of this package")
+    if saved["version"] > FORMAT_VERSION:
+        raise InputError(
+            f"{folder / CONFIG_FILE}: format version {saved['version']}, this package reads up to {FORMAT_VERSION}"
+        )
+    cls = model_class(saved["kind"])
+    model = cls(
+        from_dict(cls.config_class, saved["config"]),
+        StateSpec.from_json(saved["spec"]),
+        np.array(saved["action_low"], dtype=np.float32),
+        np.array(saved["action_high"], dtype=np.float32),
+        saved["conditioning"],
+        saved["use_given"],
+    )
+    model.card = saved["card"]
+    weights, _ = load_tensors(folder / WEIGHTS_FILE)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise InputError(f"{folder / WEIGHTS_FILE}: weights do not fit {CONFIG_FILE} ({error})".splitlines()[0]) from error
+    return model.to(device).eval().requires_grad_(False)
+
+
+def from_dict(cls: type, values: dict[str, Any]) -> Any:
+    """A (nested) dataclass from the dict that `dataclasses.asdict` made of it."""
+    hints = typing.get_type_hints(cls)
+    return cls(
+        **{
+            field.name: from_dict(hints[field.name], values[field.name])
+            if dataclasses.is_dataclass(hints[field.name])
+            else values[field.name]
+            for field in dataclasses.fields(cls)
+        }
+    )

@@ -1,0 +1,190 @@
+"""Training a trajectory model on a recording: the parts put together."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ebm_traj.core.checkpoint import save_json
+from ebm_traj.core.objectives import Batch, Objective, Regression
+from ebm_traj.core.trainer import TRAINING_FILE, Trainer, TrainerConfig
+from ebm_traj.datasets.recording import Recording
+from ebm_traj.datasets.statistics import with_training_statistics
+from ebm_traj.errors import InputError
+from ebm_traj.trajectory.files import model_class
+from ebm_traj.trajectory.model import CONFIG_FILE, Conditioning, TrajectoryModel
+from ebm_traj.trajectory.networks import parameter_count
+from ebm_traj.trajectory.windows import Windows, open_windows
+
+INVERSE_FOLDER = "inverse"
+SETTINGS_FILE = "settings.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+    """What a training run needs beside the model's own settings."""
+
+    trainer: TrainerConfig = dataclasses.field(default_factory=TrainerConfig)
+    """Optimiser, schedule, logs, seed."""
+    conditioning: Conditioning = "states"
+    """What the model is told beside the context: nothing, or the actions."""
+    use_given: bool | None = None
+    """Whether given dimensions (the goal) are inputs; None: if the recorded behaviour looked at them."""
+    inverse_iterations: int = 2000
+    """Optimiser steps of the inverse dynamics, with which a rollout acts; 0 for none."""
+    inverse_batch_size: int = 512
+    """Rows in such a step."""
+    budget_gb: float = 4.0
+    """Data up to this size live on the device; larger sets are streamed from their shards."""
+
+
+def train(
+    recording: Recording,
+    kind: str,
+    config: Any,
+    settings: TrainSettings,
+    out: str | Path,
+    *,
+    fabric: Any = None,
+    resume: bool = False,
+) -> TrajectoryModel:
+    """Train a model of `kind` ("ebm", "fc") with its `config` and save it in `out`.
+
+    `fabric` is a lightning Fabric, by default one on a GPU if there is one, else on the CPU. With `resume`
+    an interrupted run goes on from its last checkpoint to the same weights as an uninterrupted one.
+
+    Raises InputError, before anything is written, if `out` exists (without `resume`), if the data do not
+    fit the settings, or if the run to resume had other settings.
+    """
+    out = Path(out)
+    cls = model_class(kind)
+    if out.exists() and not resume:
+        raise InputError(f"{out}: exists already; give another --out, or --resume to go on with it")
+    if resume and (out / CONFIG_FILE).is_file():
+        raise InputError(f"{out}: this run is finished ({CONFIG_FILE} is there); nothing to resume")
+    if resume and not (out / SETTINGS_FILE).is_file():
+        raise InputError(f"{out}: no run to resume ({SETTINGS_FILE} is missing); start without --resume")
+    fabric = fabric or make_fabric()
+    spec = with_training_statistics(recording)
+    use_given = settings.use_given
+    if use_given is None:
+        use_given = bool(recording.policy["goal_conditioned"])
+    torch.manual_seed(settings.trainer.seed)  # of the initial weights
+    model = cls(config, spec, recording.action_low, recording.action_high, settings.conditioning, use_given)
+    model.to(fabric.device)
+    windows = open_windows(
+        recording,
+        "train",
+        model.context_frames + model.window_frames,
+        fabric.device,
+        budget_gb=settings.budget_gb,
+        seed=settings.trainer.seed,
+    )
+    identity = {
+        "kind": kind,
+        "config": dataclasses.asdict(config),
+        "settings": dataclasses.asdict(settings),
+        "env_id": recording.env_id,
+        "episodes": recording.num_episodes,
+        "steps": recording.num_steps,
+        "spec": json.loads(spec.to_json()),
+    }
+    identity = json.loads(json.dumps(identity))  # tuples become lists, as they are when read back
+    objective = model.objective()
+    batches = _batches(model, windows, objective.new_rows)
+    trainer = Trainer(objective, batches, settings.trainer, out, fabric, identity)
+    if resume and (out / TRAINING_FILE).is_file():  # a run killed before its first checkpoint starts anew
+        trainer.resume()
+    out.mkdir(parents=True, exist_ok=True)
+    save_json(out / SETTINGS_FILE, identity)
+    report = trainer.fit()
+    trainer.raw.load_state_dict(trainer.ema.module.state_dict())
+
+    if settings.inverse_iterations:
+        _train_inverse(model, windows, settings, out, fabric, identity)
+    model.card = {
+        "iterations": report.iterations,
+        "batch_size": trainer.raw.new_rows + getattr(trainer.raw, "replayed_rows", 0),
+        "gradients_per_iteration": 1 + _chain_steps(trainer.raw),
+        "train_seconds": round(report.seconds, 1),
+        "restarts": report.restarts,
+        "parameters": parameter_count(trainer.raw),
+        "device": _device_name(fabric.device),
+        "seed": settings.trainer.seed,
+        "env_id": recording.env_id,
+        "train_episodes": len(recording.episode_rows("train")),
+        "policy": recording.policy["name"],
+        "torch": str(torch.__version__),
+    }
+    if fabric.global_rank == 0:
+        model.save(out)
+    return model.eval().requires_grad_(False)
+
+
+def make_fabric(accelerator: str = "auto", devices: int = 1, precision: str = "32-true") -> Any:
+    """A launched Fabric; TF32 matrix products on GPUs that have them."""
+    from lightning_fabric import Fabric  # takes two seconds to import
+
+    torch.set_float32_matmul_precision("high")
+    fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision)
+    fabric.launch()
+    return fabric
+
+
+def _batches(model: TrajectoryModel, windows: Windows, rows: int):  # noqa: ANN202 - a closure for the trainer
+    past, width = model.context_frames, model.window_frames
+    noise = model.network_config.context_noise
+
+    @torch.no_grad()
+    def batch(iteration: int, generator: torch.Generator) -> Batch:
+        frames, actions = windows.draw(rows, iteration, generator)
+        context, future = frames[:, :past], frames[:, past:]
+        taken = actions[:, past - 1 : past - 1 + width] if model.conditioning == "actions" else None
+        condition = model.condition(context, taken)
+        condition["context"] += noise * torch.empty_like(condition["context"]).normal_(generator=generator)
+        return Batch(model.codec.encode(context, future), condition)
+
+    return batch
+
+
+def _train_inverse(
+    model: TrajectoryModel,
+    windows: Windows,
+    settings: TrainSettings,
+    out: Path,
+    fabric: Any,
+    identity: dict[str, Any],
+) -> None:
+    """Fit the model's inverse dynamics by squared error on the scaled action."""
+    past, frame = model.context_frames, model.codec.predicted_size
+
+    @torch.no_grad()
+    def batch(iteration: int, generator: torch.Generator) -> Batch:
+        frames, actions = windows.draw(settings.inverse_batch_size, iteration, generator)
+        context, future = frames[:, :past], frames[:, past:]
+        condition = {
+            "context": model.codec.features(context),
+            "next": model.codec.encode(context, future)[:, :frame],
+        }
+        return Batch(model.scale_actions(actions[:, past - 1]), condition)
+
+    config = dataclasses.replace(settings.trainer, iterations=settings.inverse_iterations, ema_decay=0.99)
+    folder = out / INVERSE_FOLDER
+    objective: Objective = Regression(model.inverse, settings.inverse_batch_size)
+    trainer = Trainer(objective, batch, config, folder, fabric, identity)
+    if (folder / TRAINING_FILE).is_file():
+        trainer.resume()
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer.fit()
+    trainer.raw.load_state_dict(trainer.ema.module.state_dict())
+
+
+def _chain_steps(objective: Objective) -> int:
+    sampler = getattr(objective, "langevin", None)
+    return 0 if sampler is None else int(sampler.steps)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -1,0 +1,151 @@
+"""Collect a data set, resume, describe or check one, or add simulator branches to it."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from ebm_traj.cli import run
+from ebm_traj.errors import InputError
+
+
+@dataclasses.dataclass
+class Args:
+    """Arguments of the collector."""
+
+    out: Path | None = None
+    """Folder of the data set to collect; with --branches: of the data set to add branches to."""
+    describe: Path | None = None
+    """Instead of collecting, print what this data set holds."""
+    check: Path | None = None
+    """Instead of collecting, verify every shard of this data set."""
+    env: str = "ebm_traj/HandBlock-v0"
+    """Gymnasium id, also as module:id; observations Box or Dict of Box, actions Box."""
+    env_kwargs: str = "{}"
+    """Keyword arguments of the environment as JSON, such as '{"target_rotation": "z"}'."""
+    episodes: int = 1000
+    """Episodes in all."""
+    steps: int = 100
+    """Steps of an episode; some environments end earlier."""
+    policy: str = "random"
+    """Behaviour: random."""
+    noise_every: int | None = None
+    """Every so many steps the action is uniformly random; 0 for never. Default 4."""
+    noise_probability: float = 0.0
+    """Instead, a uniformly random action at each step with this probability."""
+    seed: int = 0
+    """Seed of the run, from which every episode has its own."""
+    workers: int | None = None
+    """Threads (hand environments) or processes (others); default: one per core. Files do not depend on it."""
+    resume: bool = False
+    """Go on with an interrupted run: make the shards that are missing."""
+    test_fraction: float = 0.1
+    """Share of the episodes kept for tests."""
+    validation_fraction: float = 0.05
+    """Share of the episodes kept to choose models by."""
+    episodes_per_shard: int = 128
+    """Episodes in a file; with hand environments also those stepped together."""
+    sim_state_every: int = 10
+    """Keep full simulator states of held-out episodes at every so many steps, to branch from; 0 for none."""
+    branches: int = 0
+    """Re-run the simulator of an existing data set (--out) so many times from each context."""
+    contexts: int = 64
+    """Contexts to branch from, in mid-episode of test episodes."""
+    horizon: int = 50
+    """Steps of each branch."""
+    context_frames: int = 4
+    """Frames of each context."""
+
+
+def main(args: Args) -> None:
+    """Collect MuJoCo (or any Gymnasium) rollouts as a folder of HDF5 shards."""
+    given = [name for name in ("out", "describe", "check") if getattr(args, name) is not None]
+    if len(given) != 1:
+        raise InputError(f"{' and '.join(given) or 'nothing'} given; needed is one of --out, --describe, --check")
+    if args.describe is not None:
+        from ebm_traj.datasets.describe import describe
+
+        print(describe(args.describe))
+    elif args.check is not None:
+        from ebm_traj.datasets.check import check
+
+        print(check(args.check))
+    elif args.branches:
+        add_branches(args)
+    else:
+        collect(args)
+
+
+def collect(args: Args) -> None:
+    """Collect, and say where the data are."""
+    from ebm_traj.collect import CollectSettings
+    from ebm_traj.collect import collect as collect_data
+    from ebm_traj.envs.behaviour import RandomSettings
+
+    assert args.out is not None
+    noise_every = args.noise_every
+    if noise_every is None:
+        noise_every = 0 if args.noise_probability else RandomSettings.noise_every
+    settings = CollectSettings(
+        env=args.env,
+        env_kwargs=env_kwargs(args.env_kwargs),
+        policy_settings=RandomSettings(noise_every=noise_every, noise_probability=args.noise_probability),
+        **{name: getattr(args, name) for name in SAME_NAMES},
+    )
+    made = collect_data(args.out, settings, workers=args.workers, resume=args.resume)
+    megabytes = sum(path.stat().st_size for path in args.out.glob("shard-*.h5")) / 1e6
+    print(
+        f"{args.out}: {made.episodes:,} episodes made, {made.steps:,} steps at {made.steps_per_second:,.0f} steps/s; "
+        f"{megabytes:.1f} MB in all\n"
+        f"next: python scripts/train_traj.py --data {args.out} --model ebm --out runs/ebm"
+    )
+
+
+SAME_NAMES = (
+    "episodes",
+    "steps",
+    "policy",
+    "seed",
+    "test_fraction",
+    "validation_fraction",
+    "episodes_per_shard",
+    "sim_state_every",
+)
+
+
+def add_branches(args: Args) -> None:
+    """Simulate branches of a data set and keep them beside its shards."""
+    from ebm_traj.branches import BRANCHES_FILE, simulate_branches
+    from ebm_traj.datasets import Recording
+
+    assert args.out is not None
+    path = args.out / BRANCHES_FILE
+    if path.exists():
+        raise InputError(f"{path}: exists; remove it to make other branches")
+    branches = simulate_branches(
+        Recording(args.out),
+        contexts=args.contexts,
+        branches=args.branches,
+        horizon=args.horizon,
+        context_frames=args.context_frames,
+        seed=args.seed,
+        num_threads=args.workers,
+        progress=True,
+    )
+    branches.save(path)
+    print(f"{path}: {args.contexts} contexts, {args.branches} branches of {args.horizon} steps each")
+
+
+def env_kwargs(text: str) -> dict[str, Any]:
+    """The JSON object of --env-kwargs."""
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"--env-kwargs {text}: not JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise InputError(f"--env-kwargs {text}: needed is a JSON object")
+    return values
+
+
+if __name__ == "__main__":
+    run(main, Args)
