@@ -187,6 +187,7 @@ class HandEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         """Bring the simulator to `self._state`, quantities derived from it included."""
         self._hand.set_state(self.data, self._physics)
         mujoco.mj_forward(self.model, self.data)
+        self._hand.set_state(self.data, self._physics)  # MuJoCo 3.3.0 changes the warm start in mj_forward
 
     def render(self) -> NDArray[np.uint8] | None:
         """The hand, the object and, half transparent, the goal: (height, width, 3), or None without a mode.

@@ -29,7 +29,7 @@ MAX_GEOMS = 10_000
 
 SKY = (236, 240, 245)
 HAND_COLOUR = (0.68, 0.72, 0.78, 1.0)
-LIGHT = (0.35, 0.45, -0.8)  # direction; from behind the camera's left shoulder
+LIGHT = (0.35, 0.45, -0.8)  # direction; from above and behind the camera
 ANTIALIASING = 4  # samples a pixel
 
 
@@ -45,6 +45,9 @@ def _set_looks(mj: mujoco.MjModel) -> None:
     mj.vis.headlight.diffuse[:], mj.vis.headlight.ambient[:] = 0.25, 0.2
     mj.vis.headlight.specular[:] = 0.1
     mj.light_diffuse[:], mj.light_dir[:] = 0.6, LIGHT
+    inner = mujoco.mj_name2id(mj, mujoco.mjtObj.mjOBJ_GEOM.value, "object_hidden")
+    if inner >= 0:  # a dark core, which would show through ghosts
+        mj.geom_rgba[inner, 3] = 0.0
     mj.vis.quality.offsamples = ANTIALIASING
 
 

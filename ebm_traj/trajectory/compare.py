@@ -94,8 +94,8 @@ def episode_set(recording: Recording, context: int, horizon: int, rollouts: int 
     n = min(len(test), (len(test) + len(spare)) // 2, rollouts or len(test))
     if n < FEWEST_ROLLOUTS:
         raise InputError(
-            f"{recording.folder}: {len(test)} test and {len(spare)} other episodes have {frames} frames or more "
-            f"and {n} rollouts are asked for; needed are {FEWEST_ROLLOUTS} rollouts and as many other episodes"
+            f"{recording.folder}: {len(test)} test and {len(spare)} other episodes of {frames} frames or "
+            f"more give {n} rollouts; needed are {FEWEST_ROLLOUTS} or more, and as many other episodes"
         )
     states, actions = _windows(recording, test[:n], frames)
     other, _ = _windows(recording, np.concatenate([test[n:], spare])[:n], frames)
@@ -250,8 +250,8 @@ def _check_branches(recording: Recording, branches: Branches, frames: int) -> No
     contexts, futures = branches.futures.shape[:2]
     if contexts < 2 or futures < 4 or branches.contexts.shape[1] < frames:
         raise InputError(
-            f"branches: {futures} futures of {contexts} contexts of {branches.contexts.shape[1]} frames; needed "
-            f"are at least 4 futures of 2 contexts of {frames} frames"
+            f"branches: {futures} futures of {contexts} contexts of {branches.contexts.shape[1]} frames; "
+            f"needed are at least 4 futures of 2 contexts of {frames} frames"
         )
 
 

@@ -1,15 +1,8 @@
-"""The figures of the comparison page, each in a light and a dark theme, wide and narrow.
+"""The curves and fans of the comparison page; each can be drawn in any theme, wide or narrow."""
 
-One colour for each row in all of them: truth is ink, the energy model blue, the baseline orange.
-"""
-
-import dataclasses
-import io
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,110 +10,12 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from numpy.typing import NDArray
 
 from ebm_traj.spec import StateSpec
-from ebm_traj.trajectory.table import Comparison, Row, number
+from ebm_traj.trajectory.table import Comparison, Row
+from ebm_traj.trajectory.theme import Theme, colours
 
 PANELS = 8
 FAN_LINES = 64
 BAND = (5, 95)  # percentiles of the branches
-
-
-@dataclasses.dataclass(frozen=True)
-class Theme:
-    """Colours of ink, grid and rows on a light or a dark page."""
-
-    name: str
-    ink: str
-    muted: str
-    grid: str
-    page: str
-    energy: str
-    baseline: str
-    others: tuple[str, ...]
-    persistence: str
-    shuffled: str
-
-
-LIGHT = Theme(
-    *("light", "#1b1f24", "#68707c", "#e4e6ea", "#ffffff", "#1f62d0", "#d95f1e"),
-    others=("#16866a", "#8e44ad", "#a87b00", "#b0305c"),
-    persistence="#8b929c",
-    shuffled="#b58fb8",
-)
-DARK = Theme(
-    *("dark", "#eceef1", "#9aa3af", "#30363f", "#15181d", "#6ea8ff", "#ff9455"),
-    others=("#4cc9a0", "#c58be0", "#dcb544", "#f07aa0"),
-    persistence="#7e8691",
-    shuffled="#a583a8",
-)
-
-
-def colours(comparison: Comparison, theme: Theme) -> dict[str, str]:
-    """The colour of each row by its name."""
-    fixed = {
-        "simulator": theme.ink,
-        "persistence": theme.persistence,
-        "shuffled": theme.shuffled,
-    }
-    found = {row.name: fixed[row.kind] for row in comparison.rows if row.kind in fixed}
-    found[comparison.baseline_row.name] = theme.baseline
-    found[comparison.energy_row.name] = theme.energy
-    rest = [row.name for row in comparison.rows if row.name not in found]
-    return found | {name: theme.others[i % len(theme.others)] for i, name in enumerate(rest)}
-
-
-@contextmanager
-def style(theme: Theme) -> Iterator[None]:
-    """Matplotlib settings of all figures."""
-    settings: dict[str, Any] = {
-        "font.size": 9.5,
-        "axes.titlesize": 9.5,
-        "axes.titleweight": "bold",
-        "axes.titlelocation": "left",
-        "axes.edgecolor": theme.muted,
-        "axes.labelcolor": theme.muted,
-        "axes.titlecolor": theme.ink,
-        "axes.facecolor": "none",
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.spines.left": False,
-        "grid.color": theme.grid,
-        "grid.linewidth": 0.8,
-        "text.color": theme.ink,
-        "xtick.color": theme.muted,
-        "ytick.color": theme.muted,
-        "xtick.major.size": 3,
-        "ytick.major.size": 0,
-        "ytick.minor.size": 0,
-        "legend.frameon": False,
-        "lines.solid_capstyle": "round",
-        "svg.fonttype": "path",  # looks the same wherever the page is opened
-        "svg.hashsalt": "ebm_traj",
-    }
-    with matplotlib.rc_context(settings):
-        yield
-
-
-def draw(
-    figure: Callable[[Comparison, Theme, bool], Figure], comparison: Comparison, theme: Theme, narrow: bool
-) -> bytes:
-    """SVG of a figure with a transparent ground."""
-    with style(theme):
-        buffer = io.BytesIO()
-        drawn = figure(comparison, theme, narrow)
-        drawn.savefig(buffer, format="svg", transparent=True, dpi=160, metadata={"Date": None})
-    return buffer.getvalue()
-
-
-def png(figure: Callable[[Comparison, Theme, bool], Figure], comparison: Comparison, dpi: int = 200) -> bytes:
-    """PNG of the wide, light figure on white."""
-    with style(LIGHT):
-        buffer = io.BytesIO()
-        figure(comparison, LIGHT, False).savefig(
-            buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None}
-        )
-    return buffer.getvalue()
 
 
 def _line(ax: Axes, comparison: Comparison, row: Row, values: list[float], theme: Theme) -> None:
@@ -242,38 +137,41 @@ def movement(comparison: Comparison, theme: Theme, narrow: bool) -> Figure:
     return figure
 
 
-def _panels(
-    spec: StateSpec, truth: NDArray[np.float32]
-) -> list[tuple[str, Callable[[NDArray[Any]], NDArray[Any]]]]:
-    """What the fans show: pose of the objects, then the dimensions of `truth` (T, D) that move most.
+Reading = Callable[[NDArray[Any]], NDArray[Any]]
+
+
+def _panels(spec: StateSpec, truth: NDArray[np.float32]) -> list[tuple[str, Reading]]:
+    """What the fans show: the dimensions of `truth` (T, D) that move most, then the pose of the objects.
 
     Each is a title and a function of states (..., D); the first frame of truth is the present.
     """
     now = truth[0].astype(np.float64)
-    posed: list[tuple[str, Callable[[NDArray[Any]], NDArray[Any]]]] = []
+
+    def distance(dims: list[int]) -> Reading:
+        return lambda states: 1e3 * np.linalg.norm(states[..., dims] - now[dims], axis=-1)
+
+    def turn(dims: NDArray[np.intp]) -> Reading:
+        return lambda states: np.degrees(rotation(states[..., dims], now[dims]))
+
+    def single(i: int) -> Reading:
+        unit = 180 / np.pi if spec.kinds[i] == "angle" else 1.0
+        return lambda states: unit * states[..., i]
+
+    posed: list[tuple[str, Reading]] = []
     taken: set[int] = set()
     for dims in spec.quaternions:
         name = spec.names[dims[0]].removesuffix("_qw")
-        place = [
-            i for i in spec.predicted if spec.kinds[i] == "position" and spec.names[i].startswith(name + "_")
-        ]
-        taken |= {int(i) for i in (*dims, *place)}
+        place = [int(i) for i in spec.predicted if spec.names[i] in {f"{name}_{axis}" for axis in "xyz"}]
+        taken |= {int(i) for i in dims} | set(place)
         if place:
-            posed.append(
-                (f"{name} moved, mm", lambda s, p=place: 1e3 * np.linalg.norm(s[..., p] - now[p], axis=-1))
-            )
-        posed.append((f"{name} turned, °", lambda s, d=dims: np.degrees(rotation(s[..., d], now[d]))))
-    free = [i for i in spec.predicted if i not in taken]
+            posed.append((f"{name} moved, mm", distance(place)))  # MuJoCo's models are in metres
+        posed.append((f"{name} turned, °", turn(dims)))
     assert spec.std is not None
     reach = np.ptp(truth, axis=0) / spec.std
-    most = sorted(free, key=lambda i: -reach[i])[: max(PANELS - len(posed), 0)]
-
-    def single(i: int) -> tuple[str, Callable[[NDArray[Any]], NDArray[Any]]]:
-        if spec.kinds[i] == "angle":
-            return f"{spec.names[i]}, °", lambda s: np.degrees(s[..., i])
-        return spec.names[i], lambda s: s[..., i]
-
-    return [single(int(i)) for i in most] + posed[:PANELS]
+    most = sorted((int(i) for i in spec.predicted if int(i) not in taken), key=lambda i: -reach[i])
+    titles = [spec.names[i] + (", °" if spec.kinds[i] == "angle" else "") for i in most]
+    free = max(PANELS - len(posed), 0)
+    return [(title, single(i)) for title, i in zip(titles, most, strict=True)][:free] + posed[:PANELS]
 
 
 def rotation(q: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
@@ -307,8 +205,7 @@ def fans(comparison: Comparison, theme: Theme, narrow: bool) -> Figure:
                 after, low, high, color=theme.muted, alpha=0.22, linewidth=0, label="simulator, 90 %"
             )
         many = path(read, front.fan[:FAN_LINES])
-        # one raster picture a panel: 64 vector lines each would make the page heavy
-        ax.plot(after, many.T, color=theme.energy, linewidth=0.7, alpha=0.33, rasterized=True)
+        ax.plot(after, many.T, color=theme.energy, linewidth=0.7, alpha=0.33)
         ax.plot([], [], color=theme.energy, linewidth=1.4, label=f"{front.name}, {len(many)} futures")
         ax.plot(after, path(read, back.fan[0]), color=theme.baseline, linewidth=2.2, label=back.name)
         ax.plot(after, path(read, drawn.truth), color=theme.ink, linewidth=1.7, label="truth")
@@ -326,17 +223,3 @@ def fans(comparison: Comparison, theme: Theme, narrow: bool) -> Figure:
     figure.supxlabel("steps from the present", color=theme.muted, fontsize=9.5)
     _legend(figure, axes[0], narrow)
     return figure
-
-
-__all__ = [
-    "DARK",
-    "LIGHT",
-    "Theme",
-    "draw",
-    "fans",
-    "fd_over_time",
-    "movement",
-    "number",
-    "png",
-    "prediction",
-]

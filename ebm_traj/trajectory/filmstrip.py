@@ -1,15 +1,14 @@
 """The film strip: truth, three sampled futures and the baseline's prediction, drawn in MuJoCo."""
 
 import dataclasses
-import io
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ebm_traj.spec import StateSpec
-from ebm_traj.trajectory.figures import LIGHT, Theme, colours, style
 from ebm_traj.trajectory.table import Comparison
+from ebm_traj.trajectory.theme import LIGHT, Theme, colours, save, style
 
 Image = NDArray[np.uint8]
 
@@ -140,22 +139,12 @@ def draw_film(film: Film, comparison: Comparison, theme: Theme, narrow: bool) ->
     return figure
 
 
-def film_picture(
-    film: Film, comparison: Comparison, theme: Theme, narrow: bool, kind: str = "webp", dpi: int = 150
-) -> bytes:
+def film_picture(film: Film, comparison: Comparison, theme: Theme, narrow: bool, kind: str = "webp") -> bytes:
     """The strip as WebP on a transparent ground, or as PNG on white."""
     with style(theme):
-        buffer = io.BytesIO()
-        draw_film(film, comparison, theme, narrow).savefig(
-            buffer,
-            format=kind,
-            dpi=dpi,
-            facecolor="white" if kind == "png" else "none",
-            pil_kwargs={"quality": 84} if kind == "webp" else None,
-        )
-    return buffer.getvalue()
+        return save(draw_film(film, comparison, theme, narrow), kind)
 
 
 def film_png(film: Film, comparison: Comparison) -> bytes:
     """PNG of the wide, light strip on white."""
-    return film_picture(film, comparison, LIGHT, False, "png", 200)
+    return film_picture(film, comparison, LIGHT, False, "png")

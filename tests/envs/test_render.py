@@ -64,9 +64,8 @@ def test_ghosts_are_fainter_than_the_state_itself(scene: HandScene, state: np.nd
     lifted[26] += 0.08
     plain, real = scene.render(state), scene.render(lifted)
     ghostly = scene.render(state, ghosts=[lifted])
-    region = np.abs(real.astype(int) - plain).max(-1) > 60
-    ghost_change = np.abs(ghostly.astype(int) - plain)[region].mean()
-    real_change = np.abs(real.astype(int) - plain)[region].mean()
+    ghost_change = np.abs(ghostly.astype(int) - plain).mean()
+    real_change = np.abs(real.astype(int) - plain).mean()
     assert 0.05 * real_change < ghost_change < 0.7 * real_change
     assert changed(scene.render(state), plain) == 0  # ghosts do not stay
 
@@ -131,7 +130,8 @@ def test_a_closed_scene_says_so(state: np.ndarray) -> None:
 def test_without_a_render_mode_there_is_no_picture() -> None:
     env = HandEnv()
     env.reset(seed=0)
-    assert env.render() is None
+    with pytest.warns(UserWarning, match="rgb_array"):
+        assert env.render() is None
 
 
 @pytest.mark.parametrize(("value", "words"), [("off", "turns it off"), ("vulkan", "accepted: egl")])

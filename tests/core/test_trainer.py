@@ -1,0 +1,181 @@
+"""The loop: resumes to the same weights, goes back after a divergence, logs each iteration once."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from ebm_traj.core.checkpoint import load_tensors, save_tensors
+from ebm_traj.core.ema import EMA
+from ebm_traj.core.energy import Energy
+from ebm_traj.core.langevin import LangevinConfig
+from ebm_traj.core.logs import MetricLog, read_metrics
+from ebm_traj.core.objectives import Batch, ContrastiveConfig, ContrastiveDivergence, Objective
+from ebm_traj.core.proposal import NoiseProposal
+from ebm_traj.core.seeding import derive_seed
+from ebm_traj.core.trainer import TRAINING_FILE, Trainer, TrainerConfig
+from ebm_traj.errors import InputError
+from ebm_traj.trajectory.training import make_fabric
+
+CONFIG = TrainerConfig(iterations=40, log_every=5, checkpoint_every=10, warmup=5)
+
+
+class SmallEnergy(Energy):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(3, 16), nn.SiLU(), nn.Linear(16, 1))
+
+    def forward(self, x, condition=None):
+        return self.net(torch.cat([x, condition["c"]], -1)).squeeze(-1) + 0.5 * x.square().sum(-1)
+
+
+def batches(iteration, generator):
+    c = torch.randn(20, 1, generator=generator)
+    return Batch(torch.cat([c, -c], -1), {"c": c})
+
+
+def contrastive() -> Objective:
+    torch.manual_seed(0)
+    config = ContrastiveConfig(40, LangevinConfig(steps=3), buffer_size=100, replay_fraction=0.5)
+    return ContrastiveDivergence(
+        SmallEnergy(), NoiseProposal(lambda condition: torch.zeros(len(condition["c"]), 2), 1.0), config
+    )
+
+
+def make(folder, objective=None, config=CONFIG, identity=None) -> Trainer:
+    folder.mkdir(exist_ok=True)
+    return Trainer(
+        objective or contrastive(), batches, config, folder, make_fabric("cpu"), identity or {"data": "toy"}
+    )
+
+
+def weights(trainer: Trainer) -> torch.Tensor:
+    return nn.utils.parameters_to_vector(trainer.ema.module.parameters())
+
+
+def test_a_resumed_run_takes_the_same_steps_as_an_uninterrupted_one(tmp_path):
+    whole = make(tmp_path / "whole")
+    whole.fit()
+    first = make(tmp_path / "parts")
+    for _ in range(20):
+        first.step()
+    first.save()
+    second = make(tmp_path / "parts")
+    second.resume()
+    assert second.iteration == 20
+    second.fit()
+    assert torch.equal(weights(second), weights(whole))
+    assert torch.equal(second.raw.buffer.rows["chain"], whole.raw.buffer.rows["chain"])
+
+
+def test_a_resume_with_other_settings_names_the_setting(tmp_path):
+    trainer = make(tmp_path)
+    trainer.save()
+    with pytest.raises(InputError, match="data is other now and was toy"):
+        make(tmp_path, identity={"data": "other"}).resume()
+
+
+def test_a_missing_or_cut_checkpoint_is_named(tmp_path):
+    trainer = make(tmp_path)
+    with pytest.raises(InputError, match="no file"):
+        trainer.resume()
+    trainer.save()
+    path = tmp_path / TRAINING_FILE
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(InputError, match="truncated"):
+        trainer.resume()
+
+
+def test_checkpoint_round_trip_and_no_temporary_file_left(tmp_path):
+    path = tmp_path / "t.safetensors"
+    save_tensors(path, {"a": torch.arange(6.0).view(2, 3).T}, {"n": [1, 2]})
+    tensors, meta = load_tensors(path)
+    assert torch.equal(tensors["a"], torch.arange(6.0).view(2, 3).T) and meta == {"n": [1, 2]}
+    assert [p.name for p in tmp_path.iterdir()] == ["t.safetensors"]
+
+
+class Unstable(Objective):
+    """A parabola whose loss is NaN, or whose energy runs away, at one iteration of the first sitting."""
+
+    def __init__(self, bad: dict[str, float]) -> None:
+        super().__init__()
+        self.parameter = nn.Parameter(torch.ones(1))
+        self.new_rows = 1
+        self.calls = 0
+        self.bad = bad
+        self.recovered = 0
+
+    def forward(self, batch, generator):
+        self.calls += 1
+        poison = self.bad if self.calls == 13 else {}
+        loss = (self.parameter**2).sum() * poison.get("loss", 1.0)
+        return loss, {"energy_data": torch.tensor(poison.get("energy", 0.0))}
+
+    def recover(self) -> str:
+        self.recovered += 1
+        return "took a breath"
+
+
+def test_not_a_number_sends_training_back_to_good_weights(tmp_path):
+    objective = Unstable({"loss": float("nan")})
+    trainer = make(tmp_path, objective)
+    report = trainer.fit()
+    assert report.restarts == 1 and report.iterations == 40 and objective.recovered == 1
+    assert torch.isfinite(objective.parameter).all() and torch.isfinite(weights(trainer)).all()
+    message = (tmp_path / "restarts.log").read_text()
+    assert "back to 10" in message and "took a breath" in message
+
+
+def test_runaway_energies_send_training_back(tmp_path):
+    objective = Unstable({"energy": 1e9})
+    report = make(tmp_path, objective, dataclasses.replace(CONFIG, log_every=1)).fit()
+    assert report.restarts == 1
+    assert "energy_data is 1e+09" in (tmp_path / "restarts.log").read_text()
+
+
+def test_training_that_always_diverges_ends_with_an_error(tmp_path):
+    class Hopeless(Unstable):
+        def forward(self, batch, generator):
+            return self.parameter.sum() * float("nan"), {}
+
+    with pytest.raises(RuntimeError, match="diverged 6 times"):
+        make(tmp_path, Hopeless({})).fit()
+
+
+def test_log_has_each_iteration_once_and_survives_a_resume(tmp_path):
+    with MetricLog(tmp_path) as log:
+        for iteration in (5, 10, 15):
+            log.write(iteration, {"loss": float(iteration)})
+    with MetricLog(tmp_path, 10) as log:
+        log.write(10, {"loss": 0.0, "more": 1.0})
+    rows = read_metrics(tmp_path / "metrics.csv")
+    assert [row["iteration"] for row in rows] == [5, 10]
+    assert rows[0] == {"iteration": 5, "loss": 5} and rows[1]["more"] == 1
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_average_follows_the_weights_and_copies_buffers():
+    module = nn.BatchNorm1d(2)
+    ema = EMA(module, decay=0.5)
+    nn.init.constant_(module.weight, 3.0)
+    module.running_mean.fill_(7.0)
+    ema.update(module)
+    # first update: decay is warmed up to (1 + 1) / (10 + 1), so the weight moves 9 / 11 of the way from 1 to 3
+    assert torch.allclose(ema.module.weight, torch.tensor(1 + 2 * 9 / 11))
+    assert torch.equal(ema.module.running_mean, module.running_mean)
+    for _ in range(60):
+        ema.update(module)
+    assert torch.allclose(ema.module.weight, module.weight)
+
+
+def test_learning_rate_rises_and_falls():
+    config = TrainerConfig(iterations=100, learning_rate=1.0, warmup=10, final_learning_rate=0.1)
+    rates = [config.learning_rate_at(i) for i in range(100)]
+    assert rates[0] == pytest.approx(0.1) and max(rates) < 1 and rates[-1] == pytest.approx(0.109)
+
+
+def test_seeds_depend_on_every_part_and_on_nothing_else():
+    assert derive_seed(1, "a") == derive_seed(1, "a")
+    assert len({derive_seed(*parts) for parts in [(1, 2), (2, 1), (12,), ("1", 2)]}) == 4
+    assert derive_seed(0) == 2631537505891389924
