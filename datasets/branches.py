@@ -25,7 +25,7 @@ DTYPES = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Branches:
-    """M re-runs of the simulator from each of B recorded moments, under the recorded policy with fresh noise."""
+    """M re-runs of the simulator from each of B recorded moments: the recorded policy, fresh noise."""
 
     contexts: NDArray[np.float32]
     """(B, C, D) recorded frames up to and including the moment."""

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from ebm_traj.datasets.branches import BRANCHES_FILE, Branches
+from ebm_traj.datasets.manifest import Manifest
 from ebm_traj.datasets.recording import MAY_DIFFER
 from ebm_traj.datasets.shard import (
-    Manifest,
     open_hdf5,
     read_manifest,
     shard_path,
@@ -23,7 +23,7 @@ def find_faults(folder: str | Path) -> list[str]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; needed is a data set made by scripts/collect.py")
+        raise InputError(f"{folder}: no such folder; needed is a data set of scripts/collect.py")
     paths = sorted(folder.glob("shard-*.h5"))
     if not paths:
         raise InputError(f"{folder}: no shards (shard-00000.h5, ...); needed is a data set")

@@ -31,7 +31,10 @@ def describe(folder: str | Path) -> str:
         ("steps", f"{recording.num_steps:,}"),
         ("lengths", f"min {lengths.min()}, median {np.median(lengths):g}, max {lengths.max()}"),
         ("ended early", f"{recording.terminated.mean():.1%} of the episodes"),
-        ("success", f"{recording.success.mean():.1%} of the episodes, at their last step"),
+        (
+            "success",
+            f"{recording.success.mean():.1%} of the episodes at their last step, says the environment",
+        ),
         ("size", f"{size / 1e6:.1f} MB, {size / recording.num_steps:.0f} bytes/step"),
         ("simulator states", f"{len(recording.sim_index):,} to branch from"),
         ("versions", " | ".join(versions)),

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ebm_traj.datasets.shard import (
-    Manifest,
     open_hdf5,
     read_array,
     read_manifest,
@@ -22,7 +21,8 @@ from ebm_traj.spec import StateSpec
 
 # What shards of one data set may differ in: a second machine may have, say, another h5py.
 MAY_DIFFER = ("versions",)
-READ_WHOLE = 100  # reading a whole shard takes as long as one window for each so many of its frames (measured)
+# Reading a shard whole takes as long as reading a window for every 100 of its frames (measured).
+READ_WHOLE = 100
 OPEN_FILES = 32
 
 
@@ -58,7 +58,9 @@ class Episodes:
 def window_starts(offsets: NDArray[np.int64], length: int, first: int = 0) -> NDArray[np.int64]:
     """Rows, in ascending order, where `length` frames fit inside an episode, from its step `first` on."""
     if length < 1 or first < 0:
-        raise InputError(f"window of {length} frames from step {first}: needs at least 1 frame, from step 0 on")
+        raise InputError(
+            f"window of {length} frames from step {first}: needs 1 frame or more, from step 0 on"
+        )
     counts = np.maximum(np.diff(offsets) - length + 1 - first, 0)
     begins = np.repeat(offsets[:-1] + first, counts)
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -77,7 +79,7 @@ class Recording:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         if not self.folder.is_dir():
-            raise InputError(f"{self.folder}: no such folder; needed is a data set made by scripts/collect.py")
+            raise InputError(f"{self.folder}: no such folder; needed is a data set of scripts/collect.py")
         self.paths = sorted(self.folder.glob("shard-*.h5"))
         if not self.paths:
             raise InputError(f"{self.folder}: no shards (shard-00000.h5, ...); needed is a data set")
@@ -102,9 +104,8 @@ class Recording:
         """(shards + 1,) episode rows at which shards begin."""
         self.shard_frames: NDArray[np.int64] = frames
         """(shards + 1,) frame rows at which shards begin."""
-        self.offsets: NDArray[np.int64] = np.concatenate(
-            [table["offsets"][:-1] + start for table, start in zip(tables, frames, strict=False)] + [frames[-1:]]
-        )
+        begins = [table["offsets"][:-1] + start for table, start in zip(tables, frames, strict=False)]
+        self.offsets: NDArray[np.int64] = np.concatenate([*begins, frames[-1:]])
         """(N + 1,) episode i has the rows offsets[i]:offsets[i + 1] of the whole recording."""
 
         def joined(name: str) -> NDArray[Any]:
@@ -182,7 +183,7 @@ class Recording:
             return np.arange(self.num_episodes)
         rows = np.flatnonzero(self.split == split_code(split))
         if not len(rows):
-            raise InputError(f"{self.folder}: none of its {self.num_episodes} episodes is in the {split} split")
+            raise InputError(f"{self.folder}: none of its {len(self.split)} episodes is in the {split} split")
         return rows
 
     def load(self, split: Split | None = None) -> Episodes:
@@ -201,7 +202,8 @@ class Recording:
             inside = rows[(rows >= begin) & (rows < end)]
             shard_states, shard_actions = self.read_shard(int(shard))
             if len(inside) < end - begin:
-                kept = np.repeat(np.isin(np.arange(begin, end), inside), np.diff(self.offsets[begin : end + 1]))
+                frames = np.diff(self.offsets[begin : end + 1])
+                kept = np.repeat(np.isin(np.arange(begin, end), inside), frames)
                 shard_states, shard_actions = shard_states[kept], shard_actions[kept]
             states[done : done + len(shard_states)] = shard_states
             actions[done : done + len(shard_states)] = shard_actions
@@ -215,7 +217,8 @@ class Recording:
             states, taken = read_array(file, "states"), read_array(file, "actions")
         begin, end = self.shard_episodes[shard : shard + 2]
         offsets = self.offsets[begin : end + 1] - self.offsets[begin]
-        for name, array, rows in (("states", states, offsets[-1]), ("actions", taken, offsets[-1] - (end - begin))):
+        frames, steps = offsets[-1], offsets[-1] - (end - begin)
+        for name, array, rows in (("states", states, frames), ("actions", taken, steps)):
             if len(array) != rows:
                 raise InputError(f"{path}: {name} has {len(array)} rows; its offsets need {rows}")
             require_finite(str(path), name, array, offsets, self.episode[begin:end])
@@ -233,10 +236,8 @@ class Recording:
         chosen = np.isin(np.arange(self.num_episodes), self.episode_rows(split))
         return starts[chosen[np.searchsorted(self.offsets, starts, side="right") - 1]]
 
-    def read_windows(
-        self, starts: ArrayLike, length: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """States (n, length, D) and actions (n, length, A) of windows, from the files, for data beyond memory.
+    def read_windows(self, starts: ArrayLike, length: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """States (n, length, D) and actions (n, length, A) of windows, for data larger than memory.
 
         `starts` (n,) are rows as given by `window_starts`. Many windows from few shards are read much
         faster (each shard once, whole) than the same number from all over the recording.
@@ -244,7 +245,8 @@ class Recording:
         begins = np.asarray(starts, dtype=np.int64)
         row = np.searchsorted(self.offsets, begins, side="right") - 1
         last = self.num_episodes - 1
-        if np.any(begins < 0) or np.any(row > last) or np.any(begins + length > self.offsets[np.minimum(row, last) + 1]):
+        ends = self.offsets[np.clip(row, 0, last) + 1]
+        if np.any((begins < 0) | (row > last) | (begins + length > ends)):
             raise InputError(f"{self.folder}: a window of {length} frames does not lie inside one episode")
         states = np.empty((len(begins), length, self.spec.size), dtype=np.float32)
         actions = np.empty((len(begins), length, self.action_size), dtype=np.float32)
@@ -262,10 +264,10 @@ class Recording:
             order = np.argsort(local)  # neighbours share decompressed chunks
             for i, start, before in zip(here[order], local[order], episodes_before[order], strict=True):
                 states[i] = read_array(file, "states", slice(start, start + length))
-                ends = begins[i] + length == self.offsets[row[i] + 1]  # the last frame has no action
+                taken = length - int(begins[i] + length == ends[i])  # the last frame has no action
+                first = start - before
                 actions[i, -1] = np.nan
-                taken = length - int(ends)
-                actions[i, :taken] = read_array(file, "actions", slice(start - before, start - before + taken))
+                actions[i, :taken] = read_array(file, "actions", slice(first, first + taken))
         return states, actions
 
     def read_sim_states(self, rows: ArrayLike) -> NDArray[np.float64]:

@@ -29,7 +29,6 @@ the time of simulating the frame. The low bytes of a float32 do not compress, so
 
 import dataclasses
 import hashlib
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -38,86 +37,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from ebm_traj.datasets.manifest import FORMAT, FORMAT_VERSION, Manifest
 from ebm_traj.errors import InputError
-from ebm_traj.spec import StateSpec
 
-FORMAT = "ebm_traj recording"
-FORMAT_VERSION = 1
 CHUNK_BYTES = 10_000
 CHUNK_CACHE_BYTES = 2**20
 COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 4, "shuffle": True}
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Manifest:
-    """What all shards of a data set share: enough to make each of them again."""
-
-    env_id: str
-    env_kwargs: dict[str, Any]
-    policy: dict[str, Any]
-    """`name`, `settings` and `goal_conditioned`."""
-    spec: StateSpec
-    """How states were read; without statistics, which belong to a training split."""
-    action_low: NDArray[np.float32]
-    """(A,) lower bounds of the actions."""
-    action_high: NDArray[np.float32]
-    """(A,) upper bounds of the actions."""
-    run_seed: int
-    episodes: int
-    """Episodes planned for the whole data set; a run in progress holds fewer."""
-    steps: int
-    """Longest episode."""
-    episodes_per_shard: int
-    test_fraction: float
-    validation_fraction: float
-    sim_state_every: int
-    """Simulator states of validation and test episodes are kept at every so many steps; 0 for none."""
-    versions: dict[str, str]
-    """Versions of the packages that decide the numbers."""
-
-    @property
-    def num_shards(self) -> int:
-        """Shards of the finished data set."""
-        return -(-self.episodes // self.episodes_per_shard)
-
-    def episodes_of(self, shard: int) -> range:
-        """Numbers of the episodes that a shard holds."""
-        first = shard * self.episodes_per_shard
-        return range(first, min(first + self.episodes_per_shard, self.episodes))
-
-    def attributes(self) -> dict[str, Any]:
-        """As HDF5 attributes, the same for the same manifest."""
-        values: dict[str, Any] = {"format": FORMAT, "format_version": FORMAT_VERSION}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, dict):
-                value = json.dumps(value, sort_keys=True)
-            values[field.name] = value.to_json() if isinstance(value, StateSpec) else value
-        return values
-
-    @classmethod
-    def from_attributes(cls, attributes: dict[str, Any]) -> "Manifest":
-        """The manifest written by `attributes`."""
-        values: dict[str, Any] = {}
-        for field in dataclasses.fields(cls):
-            value = attributes[field.name]
-            if field.name == "spec":
-                value = StateSpec.from_json(value)
-            elif field.name in ("env_kwargs", "policy", "versions"):
-                value = json.loads(value)
-            values[field.name] = value.item() if isinstance(value, np.generic) else value
-        return cls(**values)
-
-    def difference(self, other: "Manifest", ignore: tuple[str, ...] = ()) -> str | None:
-        """What differs from `other`, in words; None if nothing does."""
-        spec_difference = self.spec.difference(other.spec)
-        if spec_difference:
-            return f"state spec: {spec_difference}"
-        mine, theirs = self.attributes(), other.attributes()
-        for name in mine:
-            if name not in ignore and not np.array_equal(mine[name], theirs[name]):
-                return f"{name} {_shorten(mine[name])} against {_shorten(theirs[name])}"
-        return None
 
 
 @dataclasses.dataclass(eq=False)
@@ -137,7 +62,7 @@ class ShardData:
     sim_index: NDArray[np.int64]
 
 
-DTYPES = {
+DTYPES: dict[str, Any] = {
     "states": np.float32,
     "actions": np.float32,
     "rewards": np.float32,
@@ -168,7 +93,9 @@ def write_shard(folder: Path, number: int, manifest: Manifest, data: ShardData) 
     Raises InputError for arrays that do not fit together and for NaN or infinite values.
     """
     path = shard_path(folder, number)
-    arrays = {name: np.ascontiguousarray(getattr(data, name), dtype=dtype) for name, dtype in DTYPES.items()}
+    arrays: dict[str, NDArray[Any]] = {
+        name: np.ascontiguousarray(getattr(data, name), dtype=dtype) for name, dtype in DTYPES.items()
+    }
     _verify(path.name, manifest, arrays)
     attributes = manifest.attributes() | {"shard": number}
     write_hdf5(path, arrays, attributes)
@@ -211,10 +138,10 @@ def read_manifest(file: h5py.File, path: Path) -> Manifest:
     """The manifest of an open shard; InputError if the file is not one."""
     attributes = dict(file.attrs)
     if attributes.get("format") != FORMAT:
-        raise InputError(f"{path}: an HDF5 file, but not a shard of a recording (attribute format = '{FORMAT}')")
+        raise InputError(f"{path}: an HDF5 file, but not a shard of a recording (format = '{FORMAT}')")
     if attributes["format_version"] != FORMAT_VERSION:
         raise InputError(
-            f"{path}: format version {attributes['format_version']}; this program reads version {FORMAT_VERSION}"
+            f"{path}: format version {attributes['format_version']}; read here is version {FORMAT_VERSION}"
         )
     try:
         return Manifest.from_attributes(attributes)
@@ -233,7 +160,7 @@ def read_array(file: h5py.File, name: str, rows: slice | None = None) -> NDArray
 
 
 def verify_shard(path: Path) -> Manifest:
-    """Read a shard whole, check its sha256 and its contents, and give its manifest; InputError if it fails."""
+    """Read a shard whole, check sha256 and contents, and give its manifest; InputError if it fails."""
     with open_hdf5(path) as file:
         manifest = read_manifest(file, path)
         arrays = {name: read_array(file, name) for name in DTYPES}
@@ -271,7 +198,7 @@ def _verify(where: str, manifest: Manifest, arrays: dict[str, NDArray[Any]]) -> 
         "actions": (steps, len(manifest.action_low)),
         "rewards": (steps,),
         "sim_index": (len(arrays["sim_states"]), 2),
-        **{name: (episodes,) for name in ("episode", "seed", "split", "terminated", "success")},
+        **dict.fromkeys(("episode", "seed", "split", "terminated", "success"), (episodes,)),
     }
     for name, shape in shapes.items():
         if arrays[name].shape != shape:
@@ -287,14 +214,14 @@ def require_finite(
     finite = np.isfinite(array)
     if finite.all():
         return
-    row = int(np.argwhere(~finite)[0][0])
+    row = int(np.nonzero(~finite)[0][0])
     if name == "sim_states":
         raise InputError(f"{where}: {name} row {row} is not finite; recordings hold finite numbers only")
     starts = offsets if name == "states" else offsets - np.arange(len(offsets))
-    i = int(np.searchsorted(starts, row, side="right")) - 1
+    i = np.searchsorted(starts, row, side="right") - 1
     raise InputError(
-        f"{where}: {name} of episode {episode[i]} at step {row - starts[i]} are not finite (NaN or infinity); "
-        "recordings hold finite numbers only"
+        f"{where}: {name} of episode {episode[i]} at step {row - starts[i]} are not finite "
+        "(NaN or infinity); recordings hold finite numbers only"
     )
 
 
@@ -314,8 +241,3 @@ def _sync(path: Path) -> None:
 
 def _reason(error: BaseException) -> str:
     return " ".join(str(error).split())[:160]
-
-
-def _shorten(value: Any) -> str:
-    text = str(value.tolist() if isinstance(value, np.ndarray) else value)
-    return text if len(text) <= 100 else f"{text[:97]}..."

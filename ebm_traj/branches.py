@@ -55,7 +55,7 @@ def simulate_branches(
     _require_same_simulator(recording)
     rows, steps = recording.sim_index[moments].T
     starts = recording.offsets[rows] + steps
-    past, past_actions = recording.read_windows(starts - context_frames + 1, context_frames)
+    past, _ = recording.read_windows(starts - context_frames + 1, context_frames)
     previous = np.full((contexts, recording.action_size), np.nan, dtype=np.float32)
     if np.any(steps > 0):
         previous[steps > 0] = recording.read_windows(starts[steps > 0] - 1, 2)[1][:, 0]
@@ -162,8 +162,8 @@ def _draw_moments(
     usable = np.flatnonzero(in_split & (recording.sim_index[:, 1] >= context_frames - 1))
     if len(usable) < contexts:
         raise InputError(
-            f"{recording.folder}: {contexts} contexts asked for; its {split} split holds {len(usable)} simulator "
-            f"states with {context_frames} frames before them"
+            f"{recording.folder}: {contexts} contexts asked for; its {split} split holds {len(usable)} "
+            f"simulator states with {context_frames} frames before them"
         )
     rng = np.random.default_rng(np.random.SeedSequence([seed, BRANCH_STREAM]))
     return np.sort(rng.choice(usable, contexts, replace=False))

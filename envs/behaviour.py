@@ -55,8 +55,8 @@ class RandomSettings:
             raise InputError(f"noise probability {self.noise_probability:g}: needs a number from 0 to 1")
         if not 0 <= self.correlation < 1 or not self.spread > 0:
             raise InputError(
-                f"correlation {self.correlation:g} and spread {self.spread:g}: needed are 0 <= correlation < 1 "
-                "and spread > 0"
+                f"correlation {self.correlation:g} and spread {self.spread:g}: needed are "
+                "0 <= correlation < 1 and spread > 0"
             )
         if self.noise_every and self.noise_probability:
             raise InputError(

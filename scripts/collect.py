@@ -61,7 +61,10 @@ def main(args: Args) -> None:
     """Collect MuJoCo (or any Gymnasium) rollouts as a folder of HDF5 shards."""
     given = [name for name in ("out", "describe", "check") if getattr(args, name) is not None]
     if len(given) != 1:
-        raise InputError(f"{' and '.join(given) or 'nothing'} given; needed is one of --out, --describe, --check")
+        found = " and ".join(given) or "nothing"
+        raise InputError(f"{found} given; needed is one of --out, --describe, --check")
+    if args.branches < 0:
+        raise InputError(f"branches: {args.branches}; needs 1 or more, or 0 to collect")
     if args.describe is not None:
         from ebm_traj.datasets.describe import describe
 
@@ -95,8 +98,8 @@ def collect(args: Args) -> None:
     made = collect_data(args.out, settings, workers=args.workers, resume=args.resume)
     megabytes = sum(path.stat().st_size for path in args.out.glob("shard-*.h5")) / 1e6
     print(
-        f"{args.out}: {made.episodes:,} episodes made, {made.steps:,} steps at {made.steps_per_second:,.0f} steps/s; "
-        f"{megabytes:.1f} MB in all\n"
+        f"{args.out}: {made.episodes:,} episodes made, {made.steps:,} steps "
+        f"at {made.steps_per_second:,.0f} steps/s; {megabytes:.1f} MB in all\n"
         f"next: python scripts/train_traj.py --data {args.out} --model ebm --out runs/ebm"
     )
 

@@ -17,10 +17,11 @@ from gymnasium.vector import AsyncVectorEnv
 from numpy.typing import NDArray
 
 from ebm_traj.collect.environment import open_lockstep
-from ebm_traj.collect.run import CollectSettings, available_cores, collect
+from ebm_traj.collect.run import CollectSettings, collect
 from ebm_traj.datasets.recording import Recording
 from ebm_traj.datasets.splits import episode_seed
 from ebm_traj.envs.hand_model import SUBSTEPS
+from ebm_traj.envs.workers import usable_cores
 
 ENV = "ebm_traj/HandBlock-v0"
 THEIR_ENV = "HandManipulateBlock-v1"
@@ -46,7 +47,7 @@ def benchmark_collect(
     The three take turns, so that other load on the machine hits them alike; ratios are taken in each round.
     The collector's time is all of `collect`: opening, resets (each settles for 10 steps), policy, writing.
     """
-    threads = available_cores() if workers is None else workers
+    threads = usable_cores() if workers is None else workers
     speeds: dict[str, list[float]] = {}
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
@@ -71,7 +72,7 @@ def benchmark_collect(
 
 
 def bare_rollout(recording: Recording, threads: int) -> float:
-    """Steps/s of `mujoco.rollout` alone on the first shard: the same starts and actions, nothing else timed."""
+    """Steps/s of `mujoco.rollout` alone, with the starts and actions of the recording's first shard."""
     manifest = recording.manifest
     numbers = manifest.episodes_of(0)
     envs: Any = open_lockstep(recording.env_id, recording.env_kwargs, len(numbers), threads)
@@ -111,10 +112,11 @@ def async_vector_env(workers: int, steps: int) -> float:
 
 def _their_env() -> gymnasium.Env:
     """gymnasium-robotics' hand and block, in a worker; works around its failure with mujoco >= 3.12."""
+    gymnasium.logger.min_level = gymnasium.logger.ERROR  # it warns of deprecated names on import
     import gymnasium_robotics
 
     gymnasium.register_envs(gymnasium_robotics)
-    utils = importlib.import_module("gymnasium_robotics.utils.mujoco_utils")
+    utils: Any = importlib.import_module("gymnasium_robotics.utils.mujoco_utils")
     # It compares joint types, integers, with an enum that no longer equals an integer.
     joints = types.SimpleNamespace(
         **{

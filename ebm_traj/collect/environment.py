@@ -9,10 +9,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from ebm_traj.errors import InputError
-from ebm_traj.registration import register_envs
 from ebm_traj.spec import StateSpec
-
-register_envs()
 
 LOCKSTEP = "ebm_traj.envs.vector:HandVectorEnv"  # the vector environments that take a number of threads
 
@@ -29,7 +26,8 @@ def open_environment(env_id: str, env_kwargs: dict[str, Any], steps: int) -> gym
         raise InputError(f"environment '{env_id}': {first_line(error)}") from None
     except TypeError as error:
         raise InputError(f"environment '{env_id}' with {env_kwargs}: {first_line(error)}") from None
-    problem = _space_problem(env.observation_space, "observation") or _space_problem(env.action_space, "action")
+    problem = _space_problem(env.observation_space, "observation")
+    problem = problem or _space_problem(env.action_space, "action")
     if problem:
         env.close()
         raise InputError(f"environment '{env_id}': {problem}")
@@ -53,7 +51,9 @@ def has_lockstep(env: gymnasium.Env) -> bool:
     return env.spec is not None and env.spec.vector_entry_point == LOCKSTEP
 
 
-def open_lockstep(env_id: str, env_kwargs: dict[str, Any], num_envs: int, num_threads: int | None) -> VectorEnv:
+def open_lockstep(
+    env_id: str, env_kwargs: dict[str, Any], num_envs: int, num_threads: int | None
+) -> VectorEnv:
     """A vector environment without time limit or autoreset, of an environment that `has_lockstep`."""
     return gymnasium.make_vec(
         env_id,
@@ -72,7 +72,9 @@ def first_line(error: BaseException) -> str:
 
 
 def _space_problem(space: Space, what: str) -> str | None:
-    accepted = "accepted are Box spaces of one dimension" + (" and Dicts of them" if what == "observation" else "")
+    accepted = "accepted are Box spaces of one dimension"
+    if what == "observation":
+        accepted += " and Dicts of them"
     if isinstance(space, Dict) and what == "observation":
         problems = [_space_problem(part, what) for part in space.spaces.values()]
         return next((problem for problem in problems if problem), None)

@@ -1,7 +1,6 @@
 """A whole collection: settings, the folder it goes to, and the engines that make its shards."""
 
 import dataclasses
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -14,8 +13,8 @@ from tqdm import tqdm
 from ebm_traj.collect.environment import action_box, has_lockstep, open_environment, open_lockstep, state_spec
 from ebm_traj.collect.shards import Report, collect_lockstep, collect_one_by_one
 from ebm_traj.collect.workers import collect_in_processes
+from ebm_traj.datasets.manifest import Manifest
 from ebm_traj.datasets.shard import (
-    Manifest,
     ShardData,
     open_hdf5,
     read_manifest,
@@ -25,10 +24,12 @@ from ebm_traj.datasets.shard import (
 )
 from ebm_traj.datasets.splits import split_codes
 from ebm_traj.envs.behaviour import RandomSettings, make_policy, policy_record
+from ebm_traj.envs.workers import usable_cores
 from ebm_traj.errors import InputError
 
 # Another version of any of these may give other numbers, so a run is not resumed across them.
 RECORDED_VERSIONS = ("ebm_traj", "gymnasium", "gymnasium-robotics", "h5py", "mujoco", "numpy")
+BAR = "{desc}: {percentage:3.0f}% |{bar}| {n:.0f}/{total} episodes, {elapsed}<{remaining}{postfix}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +133,7 @@ def collect(
     set made with other settings, or if settings do not fit the environment.
     """
     out = Path(out)
-    threads = available_cores() if workers is None else workers
+    threads = usable_cores() if workers is None else workers
     if threads < 1:
         raise InputError(f"workers: {threads}; needs 1 or more")
     if out.exists() and not resume:
@@ -152,7 +153,7 @@ def collect(
         desc=out.name,
         disable=not progress,
         file=sys.stderr,
-        bar_format="{desc}: {percentage:3.0f}% |{bar}| {n:.0f}/{total} episodes, {elapsed}<{remaining}{postfix}",
+        bar_format=BAR,
     ) as bar:
 
         def report(episodes: float, new_steps: int) -> None:
@@ -203,11 +204,6 @@ def run_shards(out: Path, manifest: Manifest, shards: list[int], workers: int, r
     for shard, data in made:
         write_shard(out, shard, manifest, data)
     env.close()
-
-
-def available_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _in_lockstep(

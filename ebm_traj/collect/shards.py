@@ -11,7 +11,8 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from ebm_traj.datasets.shard import Manifest, ShardData
+from ebm_traj.datasets.manifest import Manifest
+from ebm_traj.datasets.shard import ShardData
 from ebm_traj.datasets.splits import SPLITS, episode_seed, split_codes
 from ebm_traj.envs.behaviour import Policy
 
@@ -77,9 +78,7 @@ class ShardBuilder:
         )
 
 
-def collect_lockstep(
-    envs: Any, policy: Policy, manifest: Manifest, shard: int, report: Report
-) -> ShardData:
+def collect_lockstep(envs: Any, policy: Policy, manifest: Manifest, shard: int, report: Report) -> ShardData:
     """All episodes of a shard at once on a vector environment of as many, without autoreset."""
     builder = ShardBuilder(manifest, shard)
     rows, spec = len(builder.episodes), manifest.spec

@@ -11,7 +11,8 @@ from typing import Any
 
 from ebm_traj.collect.environment import open_environment
 from ebm_traj.collect.shards import Report, collect_one_by_one
-from ebm_traj.datasets.shard import Manifest, write_shard
+from ebm_traj.datasets.manifest import Manifest
+from ebm_traj.datasets.shard import write_shard
 from ebm_traj.envs.behaviour import make_policy
 
 POLL_SECONDS = 0.2
@@ -25,17 +26,18 @@ def collect_in_processes(
     """Make and write shards in `workers` processes; on an error or Ctrl-C they are ended at once."""
     # Not by forking: MuJoCo and its users run threads, which do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    counts = context.Array("q", 2)
+    counts: Any = context.Array("q", 2)
     pool = ProcessPoolExecutor(
         min(workers, len(shards)), mp_context=context, initializer=_begin_worker, initargs=(counts,)
     )
-    seen = [0, 0]
+    seen = (0, 0)
 
     def forward() -> None:
+        nonlocal seen
         with counts.get_lock():
-            now = list(counts)
+            now = counts[0], counts[1]
         report(now[0] - seen[0], now[1] - seen[1])
-        seen[:] = now
+        seen = now
 
     try:
         pending: set[Future[None]] = {pool.submit(_make_shard, out, manifest, shard) for shard in shards}
@@ -46,7 +48,7 @@ def collect_in_processes(
             forward()
     except BrokenProcessPool:
         raise RuntimeError(
-            f"{out}: a worker process ended (out of memory, or killed); whole shards are kept, go on with --resume"
+            f"{out}: a worker process ended (out of memory, or killed); go on with --resume"
         ) from None
     except BaseException:
         for process in list(pool._processes.values()):

@@ -227,6 +227,7 @@ def compare(
             "branch_steps": future_steps if branches is not None else None,
             "context_frames": context_frames(models),
             "scales": f"training split of '{next(iter(models))}'",
+            "speed_steps": speed_steps,
             "speed": f"{SPEED_BATCH} contexts x 1 future of {speed_steps} steps in one call, on {device}",
             "plan": f"1 context x {PLAN_FUTURES} futures of {speed_steps} steps, on {device}",
             "threads": torch.get_num_threads(),

@@ -12,8 +12,8 @@ from string import Template
 
 from ebm_traj.errors import InputError
 from ebm_traj.trajectory import figures
+from ebm_traj.trajectory import page as words
 from ebm_traj.trajectory.filmstrip import film_picture, film_png, make_film
-from ebm_traj.trajectory.page import headline, lead, readings, table, table_notes
 from ebm_traj.trajectory.table import Comparison, write_atomically, write_scores
 from ebm_traj.trajectory.theme import DARK, LIGHT, Theme, draw, png
 
@@ -90,7 +90,7 @@ def render_page(comparison: Comparison, drawn: list[Figure], missing: str, comma
     """The HTML of the page."""
     sections = []
     by_name = {figure.name: figure for figure in drawn}
-    for name, (title, text, alt) in readings(comparison).items():
+    for name, (title, text, alt) in words.readings(comparison).items():
         if name in by_name:
             sections.append(_section(name, title, text, _picture(by_name[name], alt)))
         elif name == "filmstrip":
@@ -100,14 +100,12 @@ def render_page(comparison: Comparison, drawn: list[Figure], missing: str, comma
     return template.substitute(
         title=html.escape(f"{front.name} and {back.name} on {comparison.env_id}"),
         eyebrow=html.escape(f"{comparison.env_id} · {comparison.n} test episodes · {comparison.steps} steps"),
-        headline=headline(comparison),
-        lead=lead(comparison),
-        table_read=(
-            "Every row starts from the same test moments, with the same number of rollouts and the same seed. "
-            "The small print under each heading says which value is right."
-        ),
-        table=table(comparison),
-        table_notes=table_notes(comparison),
+        headline=words.headline(comparison),
+        lead=words.lead(comparison),
+        scores=words.score_table(comparison),
+        score_notes=words.score_notes(comparison),
+        costs=words.cost_table(comparison),
+        cost_notes=words.cost_notes(comparison),
         sections="\n".join(sections),
         command=html.escape(command or "ebm_traj.trajectory.compare.compare(...)"),
         facts=_facts(comparison),

@@ -33,7 +33,7 @@ def rollout(
     replan_every: int = 1,
     seed: int = 0,
     energies: Mapping[str, FutureEnergy] | FutureEnergy | None = None,
-    callback: Callable[[int, "Rollout"], None] | None = None,
+    callback: Callable[[int, Callable[[], Rollout]], None] | None = None,
     record_frames: bool = False,
 ) -> Rollout:
     """Drive `env` for up to `steps` steps with plans sampled from `model`.
@@ -45,7 +45,7 @@ def rollout(
 
     `env` is any Gymnasium environment with a Box (or Dict of Box) observation and a Box action, or its id;
     `model` a trajectory model or the folder of one. `energies` are plain functions of futures (M, H, D) in
-    raw units to (M,). `callback(t, rollout_so_far)` is called after each step.
+    raw units to (M,). `callback(t, so_far)` is called after each step; `so_far()` builds the rollout up to there.
 
     Raises InputError, before the first step, if the environment does not fit the model and says where.
     """
@@ -82,7 +82,7 @@ def rollout(
             log.see(observation, env, record_frames)
             log.meta |= {"terminated": bool(terminated), "truncated": bool(truncated)}
             if callback is not None:
-                callback(t, log.result())
+                callback(t, log.result)
             if terminated or truncated:
                 break
     finally:

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from ebm_traj.spec import StateSpec
 
-CONTROL_STEP_MS = 40  # one step of the hand at 25 Hz: the time a planner has
-
 
 @dataclasses.dataclass
 class Row:
@@ -160,7 +158,7 @@ def number(value: Any) -> str:
     if not math.isfinite(value):
         return "not finite"
     if value == 0 or 1e-3 <= abs(value) < 1e7:
-        decimals = 0 if abs(value) >= 100 else 1 if abs(value) >= 20 else 2
+        decimals = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
         return f"{value:,.{decimals}f}" if abs(value) >= 0.01 or value == 0 else f"{value:.3f}"
     return f"{value:.1e}"
 
@@ -172,12 +170,20 @@ def seconds(value: Any) -> str:
     return f"{value / 60:.0f} min" if value < 5400 else f"{value / 3600:.1f} h"
 
 
+def _three(value: Any) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "not finite"
+
+
+def _whole(value: Any) -> str:
+    return f"{value:,.0f}"
+
+
 def _from_one(value: Any) -> float:
     return abs(math.log(value)) if value > 0 else math.inf
 
 
 def columns(comparison: Comparison) -> list[Column]:
-    """The columns that this comparison can fill."""
+    """The columns of scores that this comparison can fill."""
     floor = comparison.floor
 
     def score(name: str, key: str | None = None) -> Callable[[Row], Any]:
@@ -192,41 +198,47 @@ def columns(comparison: Comparison) -> list[Column]:
         note = f"low; floor {number(value)}"
         found.append(Column(f"FD of Δ{k}", note, score("fd_displacement", k), number, float))
     if comparison.has_branches:
-        steps = [key for key in comparison.rows[0].scores["energy_score"] if key in ("1", "mean")]
-        found += [
-            Column(f"ES {'at step ' if k != 'mean' else ''}{k}", "1.00 is perfect", score("energy_score", k),
-                   lambda v: f"{v:.3f}" if math.isfinite(v) else "not finite", _from_one)
-            for k in steps
-        ]  # fmt: skip
+        for key, label in (("1", "ES at step 1"), ("mean", "ES mean")):
+            found.append(Column(label, "1.00 is perfect", score("energy_score", key), _three, _from_one))
         found.append(Column("Diversity", "1.00 is right", score("diversity"), number, _from_one))
     else:
         found.append(Column("Spread", "0 is collapse", score("spread"), number))
-    found += [
-        Column("Motion", "1.00 is right", score("motion"), number, _from_one),
-        Column("Futures/s", "of 16 steps", score("futures_per_s"), number),
-        Column("Plan, ms", "64 futures, 16 steps", score("plan_ms"), number),
-        Column("Iterations", "of training", lambda row: row.budget["iterations"], lambda v: f"{v:,}"),
-        Column("Trained", "time", lambda row: row.budget["train_seconds"], seconds),
-        Column("Parameters", "of the network", lambda row: row.budget["parameters"], lambda v: f"{v:,}"),
-    ]
+    found.append(Column("Motion", "1.00 is right", score("motion"), number, _from_one))
     return found
 
 
-def cells(comparison: Comparison) -> list[list[str]]:
-    """The table as text: for each row of the comparison one cell a column, `–` where nothing applies."""
+def cost_columns(comparison: Comparison) -> list[Column]:
+    """The columns of speed and of the budget of training."""
+    steps = comparison.settings["speed_steps"]
+    return [
+        Column("Futures/s", f"of {steps} steps", lambda row: row.scores["futures_per_s"], _whole),
+        Column("Plan, ms", f"64 futures of {steps} steps", lambda row: row.scores["plan_ms"], number),
+        Column("Motion", "with the same sampler", lambda row: row.scores["motion"], number),
+        Column("Iterations", "of training", lambda row: row.budget["iterations"], _whole),
+        Column("Trained", "wall time", lambda row: row.budget["train_seconds"], seconds),
+        Column("Parameters", "of the networks", lambda row: row.budget["parameters"], _whole),
+    ]
+
+
+def cells(rows: list[Row], heads: list[Column]) -> list[list[str]]:
+    """Rows as text: one cell a column, `–` where nothing applies."""
 
     def text(column: Column, row: Row) -> str:
         value = column.value(row)
         return "–" if value is None else column.text(value)
 
-    return [[text(column, row) for column in columns(comparison)] for row in comparison.rows]
+    return [[text(column, row) for column in heads] for row in rows]
 
 
 def text_table(comparison: Comparison) -> str:
-    """The table for a terminal: names to the left, numbers aligned to the right."""
-    heads = columns(comparison)
+    """Scores, and below them speed and budgets, for a terminal; numbers aligned to the right."""
+    scores = _aligned(comparison.rows, columns(comparison))
+    return scores + "\n\n" + _aligned(comparison.models, cost_columns(comparison))
+
+
+def _aligned(rows: list[Row], heads: list[Column]) -> str:
     lines = [["", *(head.label for head in heads)], ["", *(head.note for head in heads)]]
-    lines += [[row.name, *texts] for row, texts in zip(comparison.rows, cells(comparison), strict=True)]
+    lines += [[row.name, *texts] for row, texts in zip(rows, cells(rows, heads), strict=True)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(pairs))

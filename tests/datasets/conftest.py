@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ebm_traj.datasets.shard import Manifest, ShardData, write_shard
+from ebm_traj.datasets.manifest import Manifest
+from ebm_traj.datasets.shard import ShardData, write_shard
 from ebm_traj.datasets.splits import episode_seed, split_codes
 from ebm_traj.spec import StateSpec
 
@@ -50,7 +51,7 @@ def shard_data(manifest: Manifest, shard: int) -> ShardData:
         split=split_codes(manifest.run_seed, episodes, manifest.test_fraction, manifest.validation_fraction),
         terminated=lengths < manifest.steps,
         success=np.zeros(rows, bool),
-        sim_states=np.stack([sim_index[:, 0], np.full(rows, shard)], axis=1),
+        sim_states=np.stack([sim_index[:, 0], np.full(rows, float(shard))], axis=1),
         sim_index=sim_index,
     )
 

@@ -15,7 +15,7 @@ def test_describe_tells_what_is_there(folder: Path):
     assert "action_1" in text and not any(line.endswith("constant") for line in text.splitlines())
 
 
-def test_constant_dimensions_are_flagged_and_missing_episodes_counted(tmp_path: Path, make_manifest, make_shard):
+def test_constant_dimensions_and_missing_episodes_are_told(tmp_path: Path, make_manifest, make_shard):
     manifest = make_manifest()
     data = make_shard(manifest, 0)
     data.states[:, 2] = 7

@@ -18,7 +18,10 @@ def run(policy: RandomPolicy, seeds: list[int], steps: int) -> np.ndarray:
     return np.stack(taken, axis=1)
 
 
-@pytest.mark.parametrize("settings", [RandomSettings(), RandomSettings(noise_every=0, noise_probability=0.25)])
+MARKOV = RandomSettings(noise_every=0, noise_probability=0.25)
+
+
+@pytest.mark.parametrize("settings", [RandomSettings(), MARKOV])
 def test_a_row_does_not_depend_on_its_batch(settings: RandomSettings):
     policy = RandomPolicy(LOW, HIGH, settings)
     steps = NOISE_BLOCK + 10

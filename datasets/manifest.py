@@ -1,0 +1,100 @@
+"""What all shards of a data set share, and how it is written in each of them."""
+
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ebm_traj.spec import StateSpec
+
+FORMAT = "ebm_traj recording"
+FORMAT_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Manifest:
+    """What all shards of a data set share: enough to make each of them again."""
+
+    env_id: str
+    env_kwargs: dict[str, Any]
+    policy: dict[str, Any]
+    """`name`, `settings` and `goal_conditioned`."""
+    spec: StateSpec
+    """How states were read; without statistics, which belong to a training split."""
+    action_low: NDArray[np.float32]
+    """(A,) lower bounds of the actions."""
+    action_high: NDArray[np.float32]
+    """(A,) upper bounds of the actions."""
+    run_seed: int
+    episodes: int
+    """Episodes planned for the whole data set; a run in progress holds fewer."""
+    steps: int
+    """Longest episode."""
+    episodes_per_shard: int
+    test_fraction: float
+    validation_fraction: float
+    sim_state_every: int
+    """Simulator states of validation and test episodes are kept at every so many steps; 0 for none."""
+    versions: dict[str, str]
+    """Versions of the packages that decide the numbers."""
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of the finished data set."""
+        return -(-self.episodes // self.episodes_per_shard)
+
+    def episodes_of(self, shard: int) -> range:
+        """Numbers of the episodes that a shard holds."""
+        first = shard * self.episodes_per_shard
+        return range(first, min(first + self.episodes_per_shard, self.episodes))
+
+    def attributes(self) -> dict[str, Any]:
+        """As HDF5 attributes, the same for the same manifest."""
+        values: dict[str, Any] = {"format": FORMAT, "format_version": FORMAT_VERSION}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, dict):
+                value = json.dumps(value, sort_keys=True)
+            values[field.name] = value.to_json() if isinstance(value, StateSpec) else value
+        return values
+
+    @classmethod
+    def from_attributes(cls, attributes: dict[str, Any]) -> "Manifest":
+        """The manifest written by `attributes`."""
+        values: dict[str, Any] = {}
+        for field in dataclasses.fields(cls):
+            value = attributes[field.name]
+            if field.name == "spec":
+                value = StateSpec.from_json(value)
+            elif field.name in ("env_kwargs", "policy", "versions"):
+                value = json.loads(value)
+            values[field.name] = value.item() if isinstance(value, np.generic) else value
+        return cls(**values)
+
+    def difference(self, other: "Manifest", ignore: tuple[str, ...] = ()) -> str | None:
+        """What differs from `other`, in words; None if nothing does."""
+        spec_difference = self.spec.difference(other.spec)
+        if spec_difference:
+            return f"state spec: {spec_difference}"
+        for field in dataclasses.fields(self):
+            if field.name in ignore or field.name == "spec":
+                continue
+            found = _difference(field.name, getattr(self, field.name), getattr(other, field.name))
+            if found:
+                return found
+        return None
+
+
+def _difference(name: str, mine: Any, theirs: Any) -> str | None:
+    """Where two settings differ, dicts entry by entry: `policy.settings.noise_every 4 against 3`."""
+    if isinstance(mine, dict) and isinstance(theirs, dict):
+        for key in sorted({*mine, *theirs}):
+            found = _difference(f"{name}.{key}", mine.get(key), theirs.get(key))
+            if found:
+                return found
+        return None
+    if isinstance(mine, np.ndarray):
+        mine, theirs = mine.tolist(), theirs.tolist()
+    return None if mine == theirs else f"{name} {mine} against {theirs}"

@@ -1,0 +1,97 @@
+"""Let a trained model drive an environment, and look at the futures it sampled on the way."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ebm_traj.cli import run
+from ebm_traj.errors import InputError
+from ebm_traj.trajectory.files import load
+from ebm_traj.trajectory.rollout import open_env, rollout
+
+
+@dataclasses.dataclass
+class Args:
+    """Let a trained model drive an environment."""
+
+    run: Path
+    """Folder of a trained model."""
+    env: str | None = None
+    """Gymnasium id; by default the environment the model was trained on."""
+    env_kwargs: str | None = None
+    """Keyword arguments of the environment, as JSON."""
+    steps: int = 100
+    """Longest episode."""
+    futures: int = 64
+    """Futures sampled at each replanning."""
+    horizon: int = 16
+    """Steps of a future."""
+    replan_every: int = 2
+    """Steps acted before the next replanning."""
+    seed: int = 0
+    """Seed of the environment and of the sampling."""
+    out: Path | None = None
+    """Write the rollout to this HDF5 file."""
+    plot: Path | None = None
+    """Draw it to this PNG file."""
+    video: Path | None = None
+    """Write a video to this file (.mp4)."""
+    overwrite: bool = False
+    """Replace files that exist."""
+    device: str = "cpu"
+    """Where to sample; a control step is too small for a GPU to pay off unless there are many futures."""
+
+
+def parse_kwargs(text: str | None) -> dict[str, Any]:
+    """A JSON object from the command line."""
+    try:
+        kwargs = json.loads(text or "{}")
+    except json.JSONDecodeError as error:
+        raise InputError(f"--env-kwargs: {text!r} is not JSON ({error})") from error
+    if not isinstance(kwargs, dict):
+        raise InputError(f"--env-kwargs: {text!r}; accepted is a JSON object such as '{{\"width\": 320}}'")
+    return kwargs
+
+
+def main(args: Args) -> None:
+    """Let a trained model drive an environment."""
+    for path in (args.out, args.plot, args.video):
+        if path is not None and path.exists() and not args.overwrite:
+            raise InputError(f"{path}: exists already; give another path, or --overwrite")
+    model = load(args.run, args.device)
+    env_id = args.env or model.card.get("env_id")
+    if env_id is None:
+        raise InputError(f"{args.run}: does not say which environment it was trained on; give --env")
+    # hand environments are drawn from states afterwards, with the plans as ghosts
+    record = args.video is not None and not env_id.startswith("ebm_traj/")
+    env = open_env(env_id, **parse_kwargs(args.env_kwargs), **({"render_mode": "rgb_array"} if record else {}))
+    with tqdm(total=args.steps, unit="step", mininterval=0.5) as bar:
+        result = rollout(
+            env,
+            model,
+            args.steps,
+            futures=args.futures,
+            horizon=args.horizon,
+            replan_every=args.replan_every,
+            seed=args.seed,
+            callback=lambda t, so_far: bar.update(),
+            record_frames=record,
+        )
+    env.close()
+    print(result.summary())
+    if args.out is not None:
+        result.save(args.out, overwrite=args.overwrite)
+    if args.plot is not None:
+        result.plot(args.plot)
+    if args.video is not None:
+        result.video(args.video)
+    for path in (args.out, args.plot, args.video):
+        if path is not None:
+            print(path)
+
+
+if __name__ == "__main__":
+    run(main, Args)

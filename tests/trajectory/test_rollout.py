@@ -1,0 +1,215 @@
+"""`rollout` drives any Gymnasium environment, records what it did, and refuses what does not fit."""
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+import ebm_traj
+from ebm_traj.core.langevin import LangevinConfig
+from ebm_traj.core.objectives import ContrastiveConfig
+from ebm_traj.core.trainer import TrainerConfig
+from ebm_traj.errors import InputError
+from ebm_traj.trajectory.ebm import EBMConfig
+from ebm_traj.trajectory.fc import FCConfig
+from ebm_traj.trajectory.model import NetworkConfig
+from ebm_traj.trajectory.rollout import rollout
+from ebm_traj.trajectory.rollout_data import Rollout
+from ebm_traj.trajectory.training import TrainSettings, train
+
+NETWORK = NetworkConfig(context_frames=2, width=32, depth=2)
+EBM = EBMConfig(
+    NETWORK, ContrastiveConfig(128, LangevinConfig(steps=8, step_size=0.1, metropolis=True), buffer_size=1000)
+)
+
+
+class ToyEnv(gymnasium.Env):
+    """The made-up robot of conftest.py behind the plain Gymnasium interface; no simulator anywhere."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (7,), np.float64)
+    action_space = spaces.Box(-1, 1, (2,), np.float32)
+
+    def __init__(self, length: int = 1000) -> None:
+        self.length = length
+
+    def _observe(self):
+        half = self.angle / 2
+        return np.array([*self.place, np.cos(half), 0, 0, np.sin(half), 0.5])
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place, self.angle, self.t = self.np_random.normal(size=2), 0.0, 0
+        return self._observe(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        self.place = 0.9 * self.place + 0.2 * action + 0.05 * self.np_random.normal(size=2)
+        self.angle += 0.1 * self.np_random.normal()
+        self.t += 1
+        return self._observe(), 1.0, self.t >= self.length, False, {"is_success": self.t % 2 == 0}
+
+
+@pytest.fixture(scope="module")
+def models(toy, tmp_path_factory):
+    out = tmp_path_factory.mktemp("rollout")
+
+    def made(name, kind, config, conditioning="states"):
+        settings = TrainSettings(
+            trainer=TrainerConfig(iterations=300, warmup=20), conditioning=conditioning, inverse_iterations=400
+        )
+        return train(toy, kind, config, settings, out / name)
+
+    return {
+        "states": made("states", "ebm", EBM),
+        "actions": made("actions", "ebm", EBM, "actions"),
+        "fc": made("fc", "fc", FCConfig(NETWORK)),
+        "folder": out / "states",
+    }
+
+
+@pytest.mark.parametrize("which", ["states", "actions", "fc", "folder"])
+def test_everything_that_happened_is_recorded(models, which):
+    seen = []
+    result = rollout(
+        ToyEnv(),
+        models[which],
+        12,
+        futures=6,
+        horizon=4,
+        replan_every=2,
+        callback=lambda t, so_far: seen.append((t, len(so_far().actions))),
+    )
+    assert result.states.shape == (13, 7) and result.actions.shape == (12, 2)
+    assert result.futures.shape == (6, 6, 4, 7) and result.energies.shape == (6, 6)
+    assert result.planned_at.tolist() == [0, 2, 4, 6, 8, 10]
+    assert result.success.tolist() == [False, True] * 6 and result.rewards.sum() == 12
+    assert seen == [(t, t + 1) for t in range(12)]
+    assert np.array_equal(result.chosen, result.energies.argmin(1))
+    assert all(np.isfinite(value) for value in result.scores().values())
+
+
+def test_same_seed_same_rollout(models):
+    a, b, c = (rollout(ToyEnv(), models["states"], 5, futures=4, horizon=3, seed=s) for s in (3, 3, 4))
+    assert np.array_equal(a.states, b.states) and np.array_equal(a.futures, b.futures)
+    assert not np.array_equal(a.states, c.states)
+
+
+@pytest.mark.parametrize("which", ["states", "actions"])
+def test_a_goal_energy_steers_the_robot(models, which):
+    def ends(sign):
+        goal = rollout(
+            ToyEnv(),
+            models[which],
+            25,
+            futures=64,
+            horizon=3,
+            energies={"right": lambda futures: sign * 100 * futures[:, -1, 0]},
+        )
+        return goal.states[-10:, 0].mean()
+
+    assert ends(-1) > ends(1) + 0.5
+
+
+def test_it_ends_with_the_episode(models):
+    result = rollout(ToyEnv(length=7), models["states"], 20, futures=2, horizon=3)
+    assert len(result.actions) == 7 and result.meta["terminated"]
+
+
+def test_predictions_are_scored_against_what_then_happened(models):
+    result = rollout(ToyEnv(), models["actions"], 30, futures=32, horizon=1)
+    scores = result.scores()
+    assert scores["best_error"] < scores["chosen_error"]
+    assert scores["best_error"] < scores["persistence_error"]
+
+
+def test_file_round_trip(models, tmp_path):
+    result = rollout(ToyEnv(), models["states"], 6, futures=3, horizon=3)
+    path = tmp_path / "r.h5"
+    result.save(path)
+    again = Rollout.load(path)
+    for name in ("states", "actions", "futures", "energies", "chosen", "planned_at", "success"):
+        assert np.array_equal(getattr(again, name), getattr(result, name)), name
+    assert again.meta == result.meta and again.scores() == result.scores()
+    with pytest.raises(InputError, match="exists already"):
+        result.save(path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(InputError, match="not a whole HDF5 file"):
+        Rollout.load(path)
+
+
+def test_picture_is_drawn(models, tmp_path):
+    import imageio.v3 as iio
+
+    rollout(ToyEnv(), models["states"], 12, futures=5, horizon=4).plot(tmp_path / "r.png")
+    picture = iio.imread(tmp_path / "r.png")
+    assert picture.shape[0] > 400 and picture.std() > 5
+
+
+def test_an_environment_that_cannot_be_drawn_says_what_to_do(models, tmp_path):
+    result = rollout(ToyEnv(), models["states"], 3, futures=2, horizon=2)
+    with pytest.raises(InputError, match="record_frames=True"):
+        result.video(tmp_path / "r.mp4")
+
+
+# --- bad input ----------------------------------------------------------------------------------------
+
+
+def box_env(observations: int, actions: spaces.Space) -> gymnasium.Env:
+    env = ToyEnv()
+    env.observation_space = spaces.Box(-1, 1, (observations,))
+    env.action_space = actions
+    return env
+
+
+ACTIONS = spaces.Box(-1, 1, (2,), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        (box_env(5, ACTIONS), "observations of 5 numbers; the model reads 7"),
+        (box_env(7, spaces.Box(-1, 1, (3,))), "3 actions; the model was trained on 2"),
+        (box_env(7, spaces.Discrete(3)), "action space Discrete.*accepted is a Box"),
+    ],
+)
+def test_an_environment_that_does_not_fit_is_named(models, env, message):
+    with pytest.raises(InputError, match=message):
+        rollout(env, models["states"])
+
+
+def test_an_environment_whose_state_differs_names_the_dimension(models):
+    env = ToyEnv()
+    env.state_spec = ebm_traj.StateSpec.from_size(7)
+    with pytest.raises(InputError, match=r"dimension 0 \('obs_0'\) has name 'obs_0' against 'x'"):
+        rollout(env, models["states"])
+
+
+@pytest.mark.parametrize(
+    "settings", [{"futures": 0}, {"horizon": 0}, {"replan_every": 5, "horizon": 4}, {"steps": 0}]
+)
+def test_bad_settings_are_refused(models, settings):
+    with pytest.raises(InputError, match="accepted are 1 and more"):
+        rollout(ToyEnv(), models["states"], **settings)
+
+
+def test_an_unknown_environment_and_a_wrong_energy_are_named(models):
+    with pytest.raises(InputError, match="env 'Nonsense-v9'"):
+        rollout("Nonsense-v9", models["states"])
+    with pytest.raises(InputError, match=r"energy 'flat': gave shape \(\); accepted is \(64,\)"):
+        rollout(ToyEnv(), models["states"], energies={"flat": lambda futures: torch.zeros(())})
+
+
+@pytest.mark.parametrize("env_id", ["Pusher-v5", "Reacher-v5", "ebm_traj/HandBlock-v0"])
+def test_collect_train_roll_out(env_id, tmp_path):
+    pytest.importorskip("mujoco")
+    from ebm_traj.collect.run import CollectSettings, collect
+
+    data = tmp_path / "data"
+    settings = CollectSettings(env=env_id, episodes=6, steps=8, episodes_per_shard=6, test_fraction=0.2)
+    collect(data, settings, workers=1, progress=False)
+    short = TrainSettings(trainer=TrainerConfig(iterations=20), inverse_iterations=20)
+    model = train(ebm_traj.Recording(data), "ebm", EBM, short, tmp_path / "run")
+    result = ebm_traj.rollout(env_id, model, 3, futures=4, horizon=3)
+    assert result.states.shape == (4, model.spec.size) and np.isfinite(result.futures).all()
+    assert result.meta["env_id"] == env_id
