@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ebm_traj.datasets.shard import (
+    find_array,
     open_hdf5,
     read_array,
     read_manifest,
+    read_rows,
     require_finite,
 )
 from ebm_traj.datasets.splits import Split, split_code
@@ -260,14 +262,15 @@ class Recording:
                 states[here], actions[here] = shard_states[rows], shard_actions[rows]
                 continue
             file = self._open(int(shard))
+            state_rows, action_rows = find_array(file, "states"), find_array(file, "actions")
             episodes_before = row[here] - self.shard_episodes[shard]
             order = np.argsort(local)  # neighbours share decompressed chunks
             for i, start, before in zip(here[order], local[order], episodes_before[order], strict=True):
-                states[i] = read_array(file, "states", slice(start, start + length))
+                states[i] = read_rows(state_rows, slice(start, start + length))
                 taken = length - int(begins[i] + length == ends[i])  # the last frame has no action
                 first = start - before
                 actions[i, -1] = np.nan
-                actions[i, :taken] = read_array(file, "actions", slice(first, first + taken))
+                actions[i, :taken] = read_rows(action_rows, slice(first, first + taken))
         return states, actions
 
     def read_sim_states(self, rows: ArrayLike) -> NDArray[np.float64]:

@@ -29,6 +29,7 @@ the time of simulating the frame. The low bytes of a float32 do not compress, so
 
 import dataclasses
 import hashlib
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -149,14 +150,26 @@ def read_manifest(file: h5py.File, path: Path) -> Manifest:
         raise InputError(f"{path}: broken attributes ({_reason(error)})") from error
 
 
-def read_array(file: h5py.File, name: str, rows: slice | None = None) -> NDArray[Any]:
-    """An array, or some rows of it; InputError with one line if it is missing or damaged."""
+def read_array(file: h5py.File, name: str) -> NDArray[Any]:
+    """An array; InputError with one line if it is missing or damaged."""
+    return read_rows(find_array(file, name))
+
+
+def find_array(file: h5py.File, name: str) -> h5py.Dataset:
+    """An array as a handle to read rows from; InputError if it is missing."""
     try:
-        return file[name][rows if rows is not None else ...]
-    except KeyError:
+        return file[name]
+    except (KeyError, OSError):
         raise InputError(f"{file.filename}: array '{name}' is missing") from None
+
+
+def read_rows(array: h5py.Dataset, rows: slice | None = None) -> NDArray[Any]:
+    """Some rows of an array, or all; InputError if they are damaged."""
+    try:
+        return array[rows if rows is not None else ...]
     except OSError as error:
-        raise InputError(f"{file.filename}: array '{name}' is damaged ({_reason(error)})") from error
+        name = array.name.lstrip("/")
+        raise InputError(f"{array.file.filename}: array '{name}' is damaged ({_reason(error)})") from error
 
 
 def verify_shard(path: Path) -> Manifest:
@@ -227,7 +240,7 @@ def require_finite(
 
 def _chunks(array: NDArray[Any]) -> tuple[int, ...]:
     row_bytes = array.nbytes // len(array)
-    rows = 2 ** int(max(0, np.round(np.log2(CHUNK_BYTES / row_bytes))))
+    rows = 2 ** round(max(0.0, math.log2(CHUNK_BYTES / row_bytes)))
     return (min(rows, len(array)), *array.shape[1:])
 
 

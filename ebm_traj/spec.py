@@ -114,7 +114,8 @@ class StateSpec:
         flat = flatten_observation(observation)
         if flat.shape[-1] != self.observation_size:
             raise InputError(
-                f"observation: {flat.shape[-1]} numbers when flattened; this state spec reads {self.observation_size}"
+                f"observation: {flat.shape[-1]} numbers when flattened; "
+                f"this state spec reads {self.observation_size}"
             )
         return flat[..., list(self.indices)].astype(np.float32)
 

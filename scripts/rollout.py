@@ -67,7 +67,9 @@ def main(args: Args) -> None:
         raise InputError(f"{args.run}: does not say which environment it was trained on; give --env")
     # hand environments are drawn from states afterwards, with the plans as ghosts
     record = args.video is not None and not env_id.startswith("ebm_traj/")
-    env = open_env(env_id, **parse_kwargs(args.env_kwargs), **({"render_mode": "rgb_array"} if record else {}))
+    env = open_env(
+        env_id, **parse_kwargs(args.env_kwargs), **({"render_mode": "rgb_array"} if record else {})
+    )
     with tqdm(total=args.steps, unit="step", mininterval=0.5) as bar:
         result = rollout(
             env,

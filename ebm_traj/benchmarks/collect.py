@@ -96,13 +96,17 @@ def bare_rollout(recording: Recording, threads: int) -> float:
 
 
 def async_vector_env(workers: int, steps: int) -> float:
-    """Steps/s of Gymnasium's AsyncVectorEnv over gymnasium-robotics' env, one process per core, no resets."""
+    """Steps/s of Gymnasium's AsyncVectorEnv over gymnasium-robotics' env: one episode in each process.
+
+    One process per core; reset and random actions as in the collector, nothing recorded.
+    """
     envs = AsyncVectorEnv([_their_env] * workers, context="spawn")
     envs.reset(seed=0)
     envs.action_space.seed(0)
     actions = [envs.action_space.sample() for _ in range(steps)]
-    envs.step(actions[0])
+    envs.step(actions[0])  # the processes have started before the clock does
     begin = time.perf_counter()
+    envs.reset()
     for action in actions:
         envs.step(action)
     seconds = time.perf_counter() - begin

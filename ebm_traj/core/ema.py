@@ -23,7 +23,8 @@ class EMA:
         """Move a step towards the parameters of `module`."""
         self.updates += 1
         weight = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
-        mine, theirs = list(self.module.parameters()), [p.detach() for p in module.parameters()]
+        mine = [parameter.detach() for parameter in self.module.parameters()]
+        theirs = [parameter.detach() for parameter in module.parameters()]
         torch._foreach_lerp_(mine, theirs, weight)
         for my_buffer, buffer in zip(self.module.buffers(), module.buffers(), strict=True):
             my_buffer.copy_(buffer)

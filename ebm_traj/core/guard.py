@@ -30,7 +30,9 @@ class DivergenceGuard:
                 return f"{name} is {value:.4g}, beyond +-{self.energy_limit:g}"
         return None
 
-    def keep(self, iteration: int, module: nn.Module, optimizer: torch.optim.Optimizer, ema: nn.Module) -> None:
+    def keep(
+        self, iteration: int, module: nn.Module, optimizer: torch.optim.Optimizer, ema: nn.Module
+    ) -> None:
         """Remember this state as good."""
         self._good = (
             iteration,
@@ -51,7 +53,7 @@ class DivergenceGuard:
         return iteration
 
 
-def _cloned(tree):  # noqa: ANN001, ANN202 - any nest of dicts, lists and tensors
+def _cloned(tree):
     if isinstance(tree, Tensor):
         return tree.detach().clone()
     if isinstance(tree, dict):

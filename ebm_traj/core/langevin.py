@@ -36,7 +36,9 @@ class LangevinConfig:
         if self.clip is not None and not self.clip > 0:
             raise InputError(f"Langevin clip: {self.clip}; it must be above 0, or None")
         if self.metropolis and (self.noise is not None or self.clip is not None):
-            raise InputError("Langevin metropolis: needs noise None and clip None, else the proposal is unknown")
+            raise InputError(
+                "Langevin metropolis: needs noise None and clip None, else the proposal is unknown"
+            )
 
     @property
     def noise_scale(self) -> float:

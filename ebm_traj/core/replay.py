@@ -49,7 +49,9 @@ class ReplayBuffer:
             raise InputError(f"replay buffer: {count} rows at once for {self.capacity} slots")
         if not self.rows:
             self.rows = {
-                name: torch.zeros((self.capacity, *values.shape[1:]), dtype=values.dtype, device=values.device)
+                name: torch.zeros(
+                    (self.capacity, *values.shape[1:]), dtype=values.dtype, device=values.device
+                )
                 for name, values in rows.items()
             }
         if set(rows) != set(self.rows):
@@ -85,5 +87,5 @@ class ReplayBuffer:
         for name, values in self.rows.items():
             if len(values) != self.capacity:
                 raise InputError(
-                    f"replay buffer: the saved '{name}' has {len(values)} slots, this buffer has {self.capacity}"
+                    f"replay buffer: the saved '{name}' has {len(values)} slots, this buffer {self.capacity}"
                 )

@@ -127,7 +127,9 @@ class Trainer:
         self.guard.keep(self.iteration, self.raw, self.optimizer, self.ema.module)
         main = self.fabric.global_rank == 0
         log = MetricLog(self.folder, self.iteration) if main else None
-        bar = tqdm(total=config.iterations, initial=self.iteration, unit="it", disable=not main, mininterval=1)
+        bar = tqdm(
+            total=config.iterations, initial=self.iteration, unit="it", disable=not main, mininterval=1
+        )
         try:
             while self.iteration < config.iterations:
                 tensors = self.step()
@@ -142,7 +144,9 @@ class Trainer:
                     self.seconds = time.perf_counter() - began
                     if log:
                         log.write(self.iteration, figures)
-                    bar.set_postfix({name: f"{figures[name]:.3g}" for name in list(figures)[:3]}, refresh=False)
+                    bar.set_postfix(
+                        {name: f"{figures[name]:.3g}" for name in list(figures)[:3]}, refresh=False
+                    )
                 bar.n = self.iteration
                 bar.update(0)
                 if last or self.iteration % config.checkpoint_every == 0:
@@ -214,7 +218,9 @@ class Trainer:
         for name in sorted(set(self.identity) | set(meta["identity"])):
             now, then = self.identity.get(name), meta["identity"].get(name)
             if now != then:
-                raise InputError(f"resume {self.folder}: {name} is {now} now and was {then}; use another --out")
+                raise InputError(
+                    f"resume {self.folder}: {name} is {now} now and was {then}; use another --out"
+                )
         self.raw.load_state_dict(under_prefix("weights", tensors))
         self.ema.module.load_state_dict(under_prefix("ema", tensors))
         self.raw.load_memory(under_prefix("memory", tensors), self.fabric.device)

@@ -21,10 +21,13 @@ class WindowCodec(nn.Module):
     of the context; decoded frames go back to the sign of the given context and to unit norm.
     """
 
+    seen: Tensor
     last_mean: Tensor
     last_std: Tensor
-    change_std: Tensor
     predicted: Tensor
+    mean: Tensor
+    std: Tensor
+    change_std: Tensor
     quaternions: Tensor
 
     def __init__(

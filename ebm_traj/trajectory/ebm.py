@@ -13,7 +13,6 @@ from ebm_traj.core.proposal import GaussianProposal, NoiseProposal, Proposal
 from ebm_traj.trajectory.model import NetworkConfig, TrajectoryModel
 from ebm_traj.trajectory.networks import MLP, squeeze_last
 
-
 # Metropolis correction keeps rollouts from blowing up where a plain step of this size now and then does
 DEFAULT_CONTRASTIVE = ContrastiveConfig(langevin=LangevinConfig(steps=20, step_size=0.1, metropolis=True))
 
@@ -48,14 +47,14 @@ class WindowEnergy(Energy):
 
 
 class TrajectoryEBM(TrajectoryModel):
-    """A conditional energy model over windows, trained by contrastive divergence (1903.08689, section 4.3)."""
+    """A conditional energy over windows, trained by contrastive divergence (1903.08689, section 4.3)."""
 
     kind = "ebm"
     has_energy = True
     config_class = EBMConfig
     config: EBMConfig
 
-    def __init__(self, config: EBMConfig, *args, **kwargs) -> None:  # noqa: ANN002, ANN003 - as the base
+    def __init__(self, config: EBMConfig, *args, **kwargs) -> None:
         super().__init__(config, *args, **kwargs)
         net = self.network_config
         self.window_energy = WindowEnergy(

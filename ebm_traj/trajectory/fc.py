@@ -40,7 +40,7 @@ class FCModel(TrajectoryModel):
     config_class = FCConfig
     config: FCConfig
 
-    def __init__(self, config: FCConfig, *args, **kwargs) -> None:  # noqa: ANN002, ANN003 - as the base
+    def __init__(self, config: FCConfig, *args, **kwargs) -> None:
         super().__init__(config, *args, **kwargs)
         self.predictor = Predictor(self.condition_size, self.codec.target_size, self.network_config)
 

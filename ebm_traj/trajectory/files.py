@@ -32,13 +32,16 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> TrajectoryMo
     """
     folder = Path(folder)
     if not (folder / CONFIG_FILE).is_file():
-        raise InputError(f"{folder}: no model ({CONFIG_FILE} is missing); needed is a folder of train_traj.py")
+        raise InputError(
+            f"{folder}: no model ({CONFIG_FILE} is missing); needed is a folder of train_traj.py"
+        )
     saved = load_json(folder / CONFIG_FILE)
     if not isinstance(saved, dict) or saved.get("format") != FORMAT:
         raise InputError(f"{folder / CONFIG_FILE}: not a model of this package")
     if saved["version"] > FORMAT_VERSION:
         raise InputError(
-            f"{folder / CONFIG_FILE}: format version {saved['version']}, this package reads up to {FORMAT_VERSION}"
+            f"{folder / CONFIG_FILE}: format version {saved['version']}; "
+            f"this package reads up to {FORMAT_VERSION}"
         )
     cls = model_class(saved["kind"])
     model = cls(
@@ -54,7 +57,9 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> TrajectoryMo
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise InputError(f"{folder / WEIGHTS_FILE}: weights do not fit {CONFIG_FILE} ({error})".splitlines()[0]) from error
+        raise InputError(
+            f"{folder / WEIGHTS_FILE}: weights do not fit {CONFIG_FILE} ({error})".splitlines()[0]
+        ) from error
     return model.to(device).eval().requires_grad_(False)
 
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ebm_traj.core.checkpoint import load_json, load_tensors, save_json, save_tensors
+from ebm_traj.core.checkpoint import save_json, save_tensors
 from ebm_traj.core.objectives import Objective
 from ebm_traj.errors import InputError
 from ebm_traj.spec import StateSpec
@@ -56,6 +56,9 @@ class TrajectoryModel(nn.Module):
     Subclasses define `objective` and `_sample_window`, and `_window_energy` where they have an energy.
     """
 
+    action_centre: Tensor
+    action_half: Tensor
+
     kind: ClassVar[str]
     has_energy: ClassVar[bool] = False
     config_class: ClassVar[type]
@@ -88,9 +91,7 @@ class TrajectoryModel(nn.Module):
         self.card: dict[str, Any] = {}
         """How it was trained: iterations, gradients, seconds, data; printed beside every score."""
         frame = self.codec.predicted_size
-        self.inverse = InverseDynamics(
-            self.codec.feature_size, frame, self.action_size, net.width, net.depth
-        )
+        self.inverse = InverseDynamics(self.codec.feature_size, frame, self.action_size, net.width, net.depth)
 
     @property
     def context_frames(self) -> int:
@@ -177,10 +178,10 @@ class TrajectoryModel(nn.Module):
         else:
             actions = None
         rows = context.repeat_interleave(num_samples, dim=0)
-        chunks = [
-            self._roll(rows[i : i + MAX_ROWS], horizon, None if actions is None else actions[i : i + MAX_ROWS], generator)
-            for i in range(0, len(rows), MAX_ROWS)
-        ]
+        chunks = []
+        for i in range(0, len(rows), MAX_ROWS):
+            part = None if actions is None else actions[i : i + MAX_ROWS]
+            chunks.append(self._roll(rows[i : i + MAX_ROWS], horizon, part, generator))
         return torch.cat(chunks).view(batch, num_samples, horizon, self.spec.size)
 
     def _roll(
@@ -233,7 +234,9 @@ class TrajectoryModel(nn.Module):
         """Action (B, A), inside the box, that should lead from context (B, C, D) to next_frame (B, D)."""
         context = context.to(self.device, torch.float32)
         following = self._frame_coordinates(context, next_frame.to(self.device, torch.float32)[:, None])
-        return self.unscale_actions(self.inverse({"context": self.codec.features(context), "next": following}))
+        return self.unscale_actions(
+            self.inverse({"context": self.codec.features(context), "next": following})
+        )
 
     def _frame_coordinates(self, context: Tensor, frame: Tensor) -> Tensor:
         """Coordinates (B, P) of the one frame (B, 1, D) after the context, whatever W is."""

@@ -45,7 +45,8 @@ def rollout(
 
     `env` is any Gymnasium environment with a Box (or Dict of Box) observation and a Box action, or its id;
     `model` a trajectory model or the folder of one. `energies` are plain functions of futures (M, H, D) in
-    raw units to (M,). `callback(t, so_far)` is called after each step; `so_far()` builds the rollout up to there.
+    raw units to (M,). `callback(t, so_far)` is called after each step; `so_far()` builds the rollout until
+    then.
 
     Raises InputError, before the first step, if the environment does not fit the model and says where.
     """
@@ -61,7 +62,9 @@ def rollout(
     wishes = _named(energies)
     generator = seeded_generator(model.device, "rollout", seed)
     observation, _ = env.reset(seed=seed)
-    log = _Log(model, env, {"seed": seed, "futures": futures, "horizon": horizon, "replan_every": replan_every})
+    log = _Log(
+        model, env, {"seed": seed, "futures": futures, "horizon": horizon, "replan_every": replan_every}
+    )
     log.see(observation, env, record_frames)
     try:
         for t in range(steps):
@@ -151,7 +154,9 @@ def check_fit(env: Any, model: TrajectoryModel) -> None:
     if not isinstance(env.action_space, spaces.Box) or len(env.action_space.shape) != 1:
         raise InputError(f"env: action space {env.action_space}; accepted is a Box of one dimension")
     if env.action_space.shape != (model.action_size,):
-        raise InputError(f"env: {env.action_space.shape[0]} actions; the model was trained on {model.action_size}")
+        raise InputError(
+            f"env: {env.action_space.shape[0]} actions; the model was trained on {model.action_size}"
+        )
     parts = env.observation_space
     leaves = list(parts.spaces.values()) if isinstance(parts, spaces.Dict) else [parts]
     if not all(isinstance(leaf, spaces.Box | spaces.Dict) for leaf in leaves):
@@ -200,7 +205,13 @@ class _Log:
             self.frames.append(np.asarray(frame))
 
     def planned(
-        self, t: int, futures: Tensor, actions: Tensor | None, energies: Tensor, best: int, milliseconds: float
+        self,
+        t: int,
+        futures: Tensor,
+        actions: Tensor | None,
+        energies: Tensor,
+        best: int,
+        milliseconds: float,
     ) -> None:
         self.plans.append((t, futures.cpu().numpy(), energies.cpu().numpy(), best, milliseconds))
 

@@ -120,7 +120,7 @@ class Rollout:
         with open_hdf5(path) as file:
             if file.attrs.get("format") != FORMAT:
                 raise InputError(f"{path}: an HDF5 file, but not a rollout (attribute format = '{FORMAT}')")
-            arrays = {name: read_array(file, name) for name in ARRAYS}
+            arrays: dict[str, Any] = {name: read_array(file, name) for name in ARRAYS}
             return cls(
                 spec=StateSpec.from_json(_text(file, "spec")), meta=json.loads(_text(file, "meta")), **arrays
             )
@@ -132,7 +132,7 @@ class Rollout:
         plot_rollout(self, Path(path))
 
     def video(self, path: str | Path, fps: int = 25) -> None:
-        """Write a video of the episode, with plans as ghosts where the environment can be drawn from states."""
+        """Write a video of the episode, plans as ghosts where the environment can be drawn from states."""
         from ebm_traj.trajectory.rollout_view import write_video
 
         write_video(self, Path(path), fps)

@@ -11,7 +11,7 @@ from ebm_traj.errors import InputError
 from ebm_traj.trajectory.rollout_data import Rollout
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402 - the backend is chosen first
+import matplotlib.pyplot as plt
 
 TRUTH, PLAN, CHOSEN = "#222222", "#d1495b", "#7a1f2d"
 PANELS = 6

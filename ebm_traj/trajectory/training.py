@@ -123,17 +123,18 @@ def train(
     return model.eval().requires_grad_(False)
 
 
-def make_fabric(accelerator: str = "auto", devices: int = 1, precision: str = "32-true") -> Any:
+def make_fabric(accelerator: str = "auto", devices: int = 1, precision: Any = "32-true") -> Any:
     """A launched Fabric; TF32 matrix products on GPUs that have them."""
     from lightning_fabric import Fabric  # takes two seconds to import
 
+    # TF32 on GPUs; on the CPU products stay exact
     torch.set_float32_matmul_precision("high")
     fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision)
     fabric.launch()
     return fabric
 
 
-def _batches(model: TrajectoryModel, windows: Windows, rows: int):  # noqa: ANN202 - a closure for the trainer
+def _batches(model: TrajectoryModel, windows: Windows, rows: int):
     past, width = model.context_frames, model.window_frames
     noise = model.network_config.context_noise
 

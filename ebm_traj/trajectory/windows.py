@@ -1,4 +1,4 @@
-"""Random training windows on the device: all data at once where they fit, a few shards at a time otherwise."""
+"""Random training windows on the device: all data where they fit, a few shards at a time otherwise."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol

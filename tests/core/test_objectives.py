@@ -149,4 +149,6 @@ def test_gaussian_proposal_loss_is_the_negative_log_likelihood():
 def test_noise_proposal_is_uniform_around_its_centre():
     proposal = NoiseProposal(lambda condition: condition["c"], 0.3)
     drawn = proposal.sample({"c": torch.full((20_000, 1), 2.0)}, torch.Generator().manual_seed(0)) - 2
-    assert float(drawn.abs().max()) <= 0.3 and float(drawn.std()) == pytest.approx(0.3 / math.sqrt(3), rel=0.03)
+    assert float(drawn.abs().max()) <= 0.3 and float(drawn.std()) == pytest.approx(
+        0.3 / math.sqrt(3), rel=0.03
+    )

@@ -29,7 +29,9 @@ def test_it_starts_empty_and_every_filled_slot_is_drawn():
     with pytest.raises(InputError, match="asked for 1 rows, 0 are filled"):
         buffer.draw(1)
     buffer.add(rows(1, 7))
-    seen = {float(v) for s in range(40) for v in buffer.draw(2, torch.Generator().manual_seed(s))[1]["context"]}
+    seen = {
+        float(v) for s in range(40) for v in buffer.draw(2, torch.Generator().manual_seed(s))[1]["context"]
+    }
     assert seen == {10.0 * n for n in range(1, 8)}  # all seven, and no origin that was never added
 
 

@@ -161,7 +161,7 @@ def test_average_follows_the_weights_and_copies_buffers():
     nn.init.constant_(module.weight, 3.0)
     module.running_mean.fill_(7.0)
     ema.update(module)
-    # first update: decay is warmed up to (1 + 1) / (10 + 1), so the weight moves 9 / 11 of the way from 1 to 3
+    # at first the decay is (1 + 1) / (10 + 1): the weight moves 9 / 11 of the way from 1 to 3
     assert torch.allclose(ema.module.weight, torch.tensor(1 + 2 * 9 / 11))
     assert torch.equal(ema.module.running_mean, module.running_mean)
     for _ in range(60):

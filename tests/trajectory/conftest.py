@@ -1,4 +1,4 @@
-"""A world whose every future is known: s' = A s + B a + noise, with models that are perfect or wrong in one way."""
+"""A world whose futures are known, s' = A s + B a + noise, and models perfect or wrong in one way."""
 
 import dataclasses
 from pathlib import Path
@@ -35,7 +35,7 @@ def roll(present: torch.Tensor, actions: torch.Tensor, generator: torch.Generato
 
 @dataclasses.dataclass
 class Model:
-    """A model that is perfect, or `frozen`, `collapsed` (to the mean) or `shuffled` (of other presents)."""
+    """A model that is perfect, or `frozen`, `collapsed` (to the mean), `shuffled` (of other presents) or `diverging`."""
 
     spec: StateSpec
     flaw: str = ""
@@ -69,6 +69,8 @@ class Model:
             future = torch.cat([future, rows[:, None, 4:].expand(-1, horizon, -1)], 2)
         else:
             future = roll(rows, taken, generator)
+        if self.flaw == "diverging":
+            future = future * torch.inf
         return future.view(len(context), num_samples, horizon, -1)
 
 

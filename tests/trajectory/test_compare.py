@@ -1,11 +1,11 @@
 """Rows of a comparison react as they should to models that are perfect or wrong in one way."""
 
+import dataclasses
 import json
 import math
 
 import numpy as np
 import pytest
-import torch
 
 from ebm_traj.datasets.recording import Recording
 from ebm_traj.errors import InputError
@@ -75,7 +75,9 @@ def test_every_model_is_timed(row):
 
 def test_numbers_repeat_with_the_seed_and_change_with_it(world):
     def fd(seed):
-        found = compare(world.recording, {"m": world.model()}, seed=seed, rollouts=20, contexts=2, progress=False)
+        found = compare(
+            world.recording, {"m": world.model()}, seed=seed, rollouts=20, contexts=2, progress=False
+        )
         return found.rows[0].scores["fd"], found.rows[0].scores["spread"]
 
     assert fd(0) == fd(0)
@@ -128,11 +130,7 @@ def test_scores_json_has_the_schema_and_finite_numbers_only(comparison, tmp_path
 
 
 def test_a_model_that_blows_up_is_said_to_do_so(world):
-    class Diverging(type(world.model())):
-        def sample(self, *args, **kwargs):
-            return super().sample(*args, **kwargs) * torch.tensor(float("inf"))
-
-    models = {"bad": Diverging(world.spec)}
+    models = {"bad": world.model("diverging")}
     found = compare(world.recording, models, branches=world.branches, rollouts=20, progress=False)
     assert found.to_json()["rows"]["bad"]["fd"] is None
     assert found.rows[1].scores["finite"] == 0
@@ -157,7 +155,7 @@ def test_bad_input_is_refused_in_one_line(world, tmp_path):
         assert "\n" not in str(caught.value)
 
     other = StateSpec(("x", "turn", "z", "bend", "goal"), world.spec.kinds, (0, 1, 2, 3, 4), 5)
-    fails("'m' does not fit.*dimension 2 \\('z'\\)", {"m": type(world.model())(other)})
+    fails("'m' does not fit.*dimension 2 \\('z'\\)", {"m": dataclasses.replace(world.model(), spec=other)})
     fails("horizon 30.*1 to 29 are accepted", horizon=30)
     fails("horizon", horizon=-1)
     fails("simulator.*rename", {"simulator": world.model()})
@@ -169,8 +167,6 @@ def test_bad_input_is_refused_in_one_line(world, tmp_path):
 
 
 def _cut(branches, futures):
-    import dataclasses
-
     return dataclasses.replace(branches, futures=branches.futures[:, :futures])
 
 

@@ -40,7 +40,11 @@ def models(toy, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs")
     return {
         (kind, conditioning): quick(
-            toy, out / f"{kind}-{conditioning}", kind, 600 if kind == "ebm" else 400, conditioning=conditioning
+            toy,
+            out / f"{kind}-{conditioning}",
+            kind,
+            600 if kind == "ebm" else 400,
+            conditioning=conditioning,
         )
         for kind in CONFIGS
         for conditioning in ("states", "actions")
@@ -138,7 +142,11 @@ def test_path_energy_is_the_mean_over_the_windows(models):
 def test_windows_of_several_frames_train_and_sample_any_horizon(toy, tmp_path, width):
     network = dataclasses.replace(NETWORK, window_frames=width)
     model = train(
-        toy, "ebm", dataclasses.replace(EBM, network=network), settings(20, conditioning="actions"), tmp_path / "w"
+        toy,
+        "ebm",
+        dataclasses.replace(EBM, network=network),
+        settings(20, conditioning="actions"),
+        tmp_path / "w",
     )
     futures = model.sample(context_at([0, 0]), 5, 2, actions=torch.zeros(1, 2, 5, 2))
     assert futures.shape == (1, 2, 5, 7)
@@ -199,7 +207,9 @@ def test_training_twice_gives_the_same_model_and_resuming_too(toy, tmp_path, mon
             raise KeyboardInterrupt
         return step(self)
 
-    short = dataclasses.replace(settings(40), trainer=dataclasses.replace(settings(40).trainer, checkpoint_every=10))
+    short = dataclasses.replace(
+        settings(40), trainer=dataclasses.replace(settings(40).trainer, checkpoint_every=10)
+    )
     monkeypatch.setattr(Trainer, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(toy, "ebm", EBM, short, tmp_path / "three")

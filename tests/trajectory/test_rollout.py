@@ -56,7 +56,9 @@ def models(toy, tmp_path_factory):
 
     def made(name, kind, config, conditioning="states"):
         settings = TrainSettings(
-            trainer=TrainerConfig(iterations=300, warmup=20), conditioning=conditioning, inverse_iterations=400
+            trainer=TrainerConfig(iterations=300, warmup=20),
+            conditioning=conditioning,
+            inverse_iterations=400,
         )
         return train(toy, kind, config, settings, out / name)
 

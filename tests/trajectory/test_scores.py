@@ -112,7 +112,7 @@ def test_displacement_distance_is_in_units_of_the_training_change(rng):
 
 
 def test_shuffled_branches_are_never_of_their_own_context():
-    branches = np.broadcast_to(np.arange(5)[:, None, None, None], (5, 12, 2, 3))
+    branches = np.broadcast_to(np.arange(5.0)[:, None, None, None], (5, 12, 2, 3))
     shuffled = shuffle_branches(branches)
     assert shuffled.shape == branches.shape
     assert (shuffled != branches).all()
