@@ -98,10 +98,13 @@ def find_branches(args: Args, recording: Recording, frames: int, horizon: int) -
     """Branches stored with the data set or simulated now; or None, and why."""
     if not args.branches:
         return None, "--no-branches"
-
     stored = args.data / BRANCHES_FILE
     if stored.is_file():
-        return Branches.load(stored), ""
+        branches = Branches.load(stored)
+        of = (branches.settings["run_seed"], branches.settings["split"])
+        if of != (recording.manifest.run_seed, "test"):
+            raise InputError(f"{stored}: not from test episodes of this data set; remove it or make it again")
+        return branches, ""
     from ebm_traj.branches import simulate_branches
 
     try:

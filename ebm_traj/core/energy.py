@@ -1,7 +1,7 @@
 """Energies and their algebra: sum, weight, mixture, and energies a user writes as a function."""
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,9 @@ Condition = Mapping[str, Tensor]
 """What an energy is conditioned on: named tensors with the batch in front; empty if unconditional."""
 
 UNCONDITIONAL: Condition = {}
+
+EnergyOfX = Callable[[Tensor], Tensor]
+"""An energy with its condition filled in: x (B, ...) to (B,)."""
 
 
 class Energy(nn.Module):
@@ -21,6 +24,13 @@ class Energy(nn.Module):
 
     def forward(self, x: Tensor, condition: Condition = UNCONDITIONAL) -> Tensor:
         raise TypeError(f"{type(self).__name__} does not define forward(x, condition)")
+
+    def bind(self, condition: Condition) -> EnergyOfX:
+        """E(. | condition) as a function of x alone; a chain calls it many times.
+
+        Subclasses may do here, once, the work that depends on the condition only.
+        """
+        return lambda x: self(x, condition)
 
     def __add__(self, other: "Energy") -> "SumEnergy":
         return SumEnergy([self, other])
@@ -41,6 +51,10 @@ class SumEnergy(Energy):
     def forward(self, x: Tensor, condition: Condition = UNCONDITIONAL) -> Tensor:
         return torch.stack([part(x, condition) for part in self.parts]).sum(0)
 
+    def bind(self, condition: Condition) -> EnergyOfX:
+        bound = _bind_all(self.parts, condition)
+        return lambda x: torch.stack([bound_energy(x) for bound_energy in bound]).sum(0)
+
 
 class WeightedEnergy(Energy):
     """E(x) = weight * E_1(x); the weight is an inverse temperature."""
@@ -53,6 +67,10 @@ class WeightedEnergy(Energy):
     def forward(self, x: Tensor, condition: Condition = UNCONDITIONAL) -> Tensor:
         return self.weight * self.part(x, condition)
 
+    def bind(self, condition: Condition) -> EnergyOfX:
+        bound = self.part.bind(condition)
+        return lambda x: self.weight * bound(x)
+
 
 class MixtureEnergy(Energy):
     """E(x) = -log sum_i exp(-E_i(x)): the sum of the (unnormalised) densities, "or"."""
@@ -63,6 +81,10 @@ class MixtureEnergy(Energy):
 
     def forward(self, x: Tensor, condition: Condition = UNCONDITIONAL) -> Tensor:
         return -torch.stack([-part(x, condition) for part in self.parts]).logsumexp(0)
+
+    def bind(self, condition: Condition) -> EnergyOfX:
+        bound = _bind_all(self.parts, condition)
+        return lambda x: -torch.stack([-bound_energy(x) for bound_energy in bound]).logsumexp(0)
 
 
 class FunctionEnergy(Energy):
@@ -81,16 +103,14 @@ def mixture(parts: list[Energy]) -> MixtureEnergy:
     return MixtureEnergy(parts)
 
 
-class EnergyFunction(Protocol):
-    """Anything that can be called as an energy."""
-
-    def __call__(self, x: Tensor, condition: Condition) -> Tensor: ...
+def _bind_all(parts: nn.ModuleList, condition: Condition) -> list[EnergyOfX]:
+    return [cast(Energy, part).bind(condition) for part in parts]
 
 
-def energy_and_gradient(energy: EnergyFunction, x: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
-    """E(x | condition) (B,) and dE/dx (B, ...), both detached; no gradient reaches the parameters."""
+def energy_and_gradient(energy: EnergyOfX, x: Tensor) -> tuple[Tensor, Tensor]:
+    """E(x) (B,) and dE/dx (B, ...), both detached; no gradient reaches the parameters."""
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
-        values = energy(x, condition)
+        values = energy(x)
         (gradient,) = torch.autograd.grad(values.sum(), x)
     return values.detach(), gradient

@@ -6,7 +6,7 @@ import math
 import torch
 from torch import Tensor
 
-from ebm_traj.core.energy import Condition, EnergyFunction, energy_and_gradient
+from ebm_traj.core.energy import EnergyOfX, energy_and_gradient
 from ebm_traj.errors import InputError
 
 
@@ -57,26 +57,25 @@ class Chain:
 
 
 def langevin(
-    energy: EnergyFunction,
+    energy: EnergyOfX,
     start: Tensor,
-    condition: Condition,
     config: LangevinConfig,
     *,
     scale: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Chain:
-    """Run a batch of Langevin chains from `start` (B, ...).
+    """Run a batch of Langevin chains from `start` (B, ...) on an energy of x, see `Energy.bind`.
 
     `scale` (broadcast to x, may differ by condition but not by x) preconditions the chain: gradient times
     scale^2, noise times scale, as if x / scale were walked with the plain rule. One gradient per step.
     """
     x = start.detach()
     if config.metropolis:
-        return _metropolis_adjusted(energy, x, condition, config, scale, generator)
+        return _metropolis_adjusted(energy, x, config, scale, generator)
     drift: float | Tensor = config.step_size if scale is None else config.step_size * scale**2
     spread: float | Tensor = config.noise_scale if scale is None else config.noise_scale * scale
     for _ in range(config.steps):
-        _, gradient = energy_and_gradient(energy, x, condition)
+        _, gradient = energy_and_gradient(energy, x)
         if config.clip is not None:
             gradient.clamp_(-config.clip, config.clip)
         x = x - drift * gradient
@@ -86,9 +85,8 @@ def langevin(
 
 
 def _metropolis_adjusted(
-    energy: EnergyFunction,
+    energy: EnergyOfX,
     x: Tensor,
-    condition: Condition,
     config: LangevinConfig,
     scale: Tensor | None,
     generator: torch.Generator | None,
@@ -98,12 +96,12 @@ def _metropolis_adjusted(
         return Chain(x=x, acceptance=1.0)
     eta = config.step_size
     s = torch.ones((), dtype=x.dtype, device=x.device) if scale is None else scale
-    value, gradient = energy_and_gradient(energy, x, condition)
+    value, gradient = energy_and_gradient(energy, x)
     accepted = torch.zeros((), device=x.device)
     for _ in range(config.steps):
         forward_noise = _noise_like(x, generator)
         proposal = x - eta * s**2 * gradient + config.noise_scale * s * forward_noise
-        new_value, new_gradient = energy_and_gradient(energy, proposal, condition)
+        new_value, new_gradient = energy_and_gradient(energy, proposal)
         # the noise that would bring the proposal back to x
         backward_noise = (x - proposal + eta * s**2 * new_gradient) / (config.noise_scale * s)
         log_ratio = value - new_value + 0.5 * (forward_noise**2 - backward_noise**2).flatten(1).sum(1)

@@ -100,9 +100,8 @@ class ContrastiveDivergence(Objective):
             condition = {name: torch.cat([values, rows[name]]) for name, values in condition.items()}
 
         chain = langevin(
-            self.energy,
+            self.energy.bind(condition),
             start,
-            condition,
             self.langevin,
             scale=self.proposal.scale(condition),
             generator=generator,

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ebm_traj.core.energy import UNCONDITIONAL, Condition, Energy
+from ebm_traj.core.energy import UNCONDITIONAL, Condition, Energy, EnergyOfX
 from ebm_traj.core.langevin import LangevinConfig, langevin
 from ebm_traj.core.objectives import ContrastiveConfig, ContrastiveDivergence, Objective
 from ebm_traj.core.proposal import GaussianProposal, NoiseProposal, Proposal
@@ -43,7 +43,20 @@ class WindowEnergy(Energy):
 
     def forward(self, x: Tensor, condition: Condition = UNCONDITIONAL) -> Tensor:
         values = squeeze_last(self.network(torch.cat([join(condition), x], dim=-1)))
-        return values + 0.5 * self.confinement * x.square().sum(-1)
+        return values + self._confine(x)
+
+    def bind(self, condition: Condition) -> EnergyOfX:
+        """The part of the first layer that sees the condition is computed once for a whole chain."""
+        first, rest = self.network.first, self.network.rest
+        known = join(condition)
+        seen = first.weight[:, : known.shape[-1]]
+        with torch.no_grad():
+            base = torch.addmm(first.bias, known, seen.T)
+        moved = first.weight[:, known.shape[-1] :].detach().T.contiguous()
+        return lambda x: squeeze_last(rest(torch.addmm(base, x, moved))) + self._confine(x)
+
+    def _confine(self, x: Tensor) -> Tensor:
+        return 0.5 * self.confinement * x.square().sum(-1)
 
 
 class TrajectoryEBM(TrajectoryModel):
@@ -85,9 +98,8 @@ class TrajectoryEBM(TrajectoryModel):
 
     def _sample_window(self, condition: dict[str, Tensor], generator: torch.Generator | None) -> Tensor:
         return langevin(
-            self.window_energy,
+            self.window_energy.bind(condition),
             self.proposal.sample(condition, generator),
-            condition,
             self.sampler,
             scale=self.proposal.scale(condition),
             generator=generator,

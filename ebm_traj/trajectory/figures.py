@@ -201,14 +201,17 @@ def fans(comparison: Comparison, theme: Theme, narrow: bool) -> Figure:
     for ax, (title, read) in zip(axes, panels, strict=False):
         if drawn.branches is not None:
             low, high = np.percentile(path(read, drawn.branches), BAND, axis=0)
-            ax.fill_between(
-                after, low, high, color=theme.muted, alpha=0.22, linewidth=0, label="simulator, 90 %"
-            )
+            ax.fill_between(after, low, high, color=theme.muted, alpha=0.22, linewidth=0)
+            for edge in (low, high):  # above the futures, which hide the band
+                ax.plot(after, edge, color=theme.ink, linewidth=1.1, linestyle=(0, (1, 1.3)), zorder=5)
+            ax.plot([], [], color=theme.ink, linewidth=1.1, linestyle=(0, (1, 1.3)), label="simulator, 90 %")
         many = path(read, front.fan[:FAN_LINES])
         ax.plot(after, many.T, color=theme.energy, linewidth=0.7, alpha=0.33)
         ax.plot([], [], color=theme.energy, linewidth=1.4, label=f"{front.name}, {len(many)} futures")
-        ax.plot(after, path(read, back.fan[0]), color=theme.baseline, linewidth=2.2, label=back.name)
-        ax.plot(after, path(read, drawn.truth), color=theme.ink, linewidth=1.7, label="truth")
+        ax.plot(
+            after, path(read, back.fan[0]), color=theme.baseline, linewidth=2.2, label=back.name, zorder=6
+        )
+        ax.plot(after, path(read, drawn.truth), color=theme.ink, linewidth=1.7, label="truth", zorder=7)
         if past > 1:
             ax.plot(
                 np.arange(1 - past, 1), read(drawn.context.astype(np.float64)), color=theme.ink, linewidth=1.7

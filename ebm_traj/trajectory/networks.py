@@ -3,16 +3,17 @@
 from torch import Tensor, nn
 
 
-class MLP(nn.Sequential):
+class MLP(nn.Module):
     """`depth` hidden layers of `width` SiLU units and a linear layer to `outputs`."""
 
     def __init__(self, inputs: int, outputs: int, width: int, depth: int) -> None:
-        layers: list[nn.Module] = []
-        size = inputs
-        for _ in range(depth):
-            layers += [nn.Linear(size, width), nn.SiLU()]
-            size = width
-        super().__init__(*layers, nn.Linear(size, outputs))
+        super().__init__()
+        self.first = nn.Linear(inputs, width)
+        hidden = [layer for _ in range(depth - 1) for layer in (nn.SiLU(), nn.Linear(width, width))]
+        self.rest = nn.Sequential(*hidden, nn.SiLU(), nn.Linear(width, outputs))
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.rest(self.first(values))
 
 
 def parameter_count(module: nn.Module) -> int:

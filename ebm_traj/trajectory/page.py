@@ -70,16 +70,15 @@ def lead(comparison: Comparison) -> str:
         mine, other = pair("spread")
         parts.append(
             f"Two of its futures of one moment lie {mine} standard deviations apart ({b}: {other}). How far "
-            f"they "
-            "should is not known here, because the simulator was not re-run."
+            "they should is not known here, because the simulator was not re-run."
         )
     found = f'<p class="lead">{" ".join(parts)}</p>'
     size = len(comparison.spec.predicted)
     if comparison.n < 10 * size:
         found += (
             f'\n<p class="soft">{comparison.n} rollouts are few for {size} dimensions: every Fréchet '
-            f"distance on "
-            "this page is too large, the floor too. More test episodes would tell rows apart better.</p>"
+            "distance on this page is too large, the floor too. More test episodes would tell rows apart "
+            "better.</p>"
         )
     return found
 
@@ -123,8 +122,7 @@ def score_notes(comparison: Comparison) -> str:
     steps = ", ".join(comparison.floor["fd_displacement"])
     notes = {
         "FD": "Fréchet distance between the cloud of predicted states and the cloud of true ones, a mean "
-        "over "
-        "steps. Its floor is truth against as many other true episodes. It asks nothing of a single "
+        "over steps. Its floor is truth against as many other true episodes. It asks nothing of a single "
         "prediction: shuffled truth sits on the floor by construction.",
         "FD of Δk": f"The same for the change over k = {steps} steps, the first of them from the present.",
     }
@@ -143,9 +141,8 @@ def score_notes(comparison: Comparison) -> str:
     if told:
         notes["Told the actions"] = (
             f"{', '.join(map(html.escape, told))}: given the actions that were taken, one future for each "
-            f"branch "
-            "under the branch's own actions. Such a row knows more than the others; its diversity is that of "
-            "the actions and what they leave open."
+            "branch under the branch's own actions. Such a row knows more than the others; its diversity "
+            "is that of the actions and what they leave open."
         )
     return "<dl>" + "\n".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in notes.items()) + "</dl>"
 
@@ -172,53 +169,45 @@ def readings(comparison: Comparison) -> dict[str, tuple[str, str, str]]:
     band = ""
     if drawn.branches is not None:
         band = (
-            " The grey band between dotted edges holds 90 % of what the simulator does when it is re-run "
-            "from "
-            "this moment: good futures fill it, and one in ten leaves it."
+            " Between the dotted edges lies 90 % of what the simulator does when it is re-run "
+            "from this moment: good futures fill this band, and one in ten leaves it."
         )
     found = {
         "fans": (
             "Many futures of one present",
-            "Time runs to the right; 0 is the present, a moment of a test episode. <strong>Black</strong> "
-            "is what "
-            f"happened, each thin line one future sampled from {a}, the thick line the prediction of "
-            f"{b}.{band} "
-            f"The moment was chosen by the truth alone: {html.escape(drawn.reason)}.",
+            "Time runs to the right; 0 is the present, a moment of a test episode. The line in the colour "
+            f"of headings is <strong>the truth</strong>, each thin line one future sampled from {a}, "
+            f"the thick line the prediction of {b}.{band} The moment was chosen by the truth alone: "
+            f"{html.escape(drawn.reason)}.",
             f"Sampled futures of {front.name} over the prediction of {back.name} and the truth, for joints "
-            f"and "
-            "object pose",
+            "and object pose",
         ),
         "filmstrip": (
             "Three futures, drawn",
-            f"The same present in MuJoCo: the truth, the first three samples of {a} (not selected), and {b}. "
-            "Good futures differ from each other, and each is a motion that the hand could make.",
+            f"The same present in MuJoCo: the truth, the first three samples of {a} (not selected), and "
+            f"{b}. Good futures differ from each other, and each is a motion that the hand could make.",
             f"Film strip of the truth, three futures of {front.name} and the prediction of {back.name}",
         ),
         "fd": (
             "Fréchet distance over time",
             "How far the cloud of predicted states is from the true one at each predicted step; lower is "
-            "better. "
-            "The dashed line is the floor, truth against other truth. In the first steps a row may lie "
-            "below it, "
-            "because it starts at the true present and other truth does not.",
+            "better. The dashed line is the floor, truth against other truth. In the first steps a row may "
+            "lie below it, because it starts at the true present and other truth does not.",
             "Fréchet distance at each predicted step for every row, with the floor",
         ),
         "prediction": (
             "Prediction against the simulator itself",
             f"From each of {comparison.settings['contexts']} test moments the simulator was re-run with "
-            f"fresh "
-            "noise. <strong>Energy score</strong>, over that of the simulator's own runs: lower is better, "
-            "and 1, "
-            "the dashed line, is perfect. <strong>Diversity</strong>, the distance between futures over that "
-            "between the simulator's: 1 is right, less is too narrow, more too wide.",
+            "fresh noise. <strong>Energy score</strong>, over that of the simulator's own runs: lower is "
+            "better, and 1, the dashed line, is perfect. <strong>Diversity</strong>, the distance between "
+            "futures over that between the simulator's: 1 is right, less is too narrow, more too wide.",
             "Energy score ratio and diversity ratio at each predicted step for every row",
         ),
         "movement": (
             "Does it move as the truth does?",
             "One dot for each row; the dashed line is the right value, the bar the distance from it. A "
-            "frozen "
-            "prediction has motion 0, and one that jumps away from the present shows in the change over one "
-            "step.",
+            "frozen prediction has motion 0, and one that jumps away from the present shows in the change "
+            "over one step.",
             "Fréchet distance of the change, motion ratio and diversity ratio of each row",
         ),
     }

@@ -83,6 +83,7 @@ def style(theme: Theme) -> Iterator[None]:
         "ytick.color": theme.muted,
         "xtick.major.size": 3,
         "ytick.major.size": 0,
+        "xtick.minor.size": 0,
         "ytick.minor.size": 0,
         "legend.frameon": False,
         "lines.solid_capstyle": "round",

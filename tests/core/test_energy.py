@@ -2,7 +2,7 @@
 
 import torch
 
-from ebm_traj.core.energy import FunctionEnergy, energy_and_gradient, mixture
+from ebm_traj.core.energy import Energy, FunctionEnergy, energy_and_gradient, mixture
 
 
 def quadratic(centre: float, variance: float = 1.0) -> FunctionEnergy:
@@ -32,7 +32,7 @@ def test_mixture_adds_densities():
 def test_gradient_is_that_of_the_composed_energy_and_leaves_the_parameters_alone():
     scale = torch.nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
     energy = FunctionEnergy(lambda x: scale * (x**2).sum(-1)) + quadratic(1.0)
-    value, gradient = energy_and_gradient(energy, X, {})
+    value, gradient = energy_and_gradient(energy, X)
     assert torch.allclose(gradient, 4 * X + X - 1)
     assert not value.requires_grad and not gradient.requires_grad and scale.grad is None
 
@@ -42,7 +42,22 @@ def test_gradient_agrees_with_finite_differences_in_float64():
     net = torch.nn.Sequential(torch.nn.Linear(3, 16), torch.nn.SiLU(), torch.nn.Linear(16, 1)).double()
     energy = FunctionEnergy(lambda x: net(x).squeeze(-1))
     x = torch.randn(5, 3, dtype=torch.float64)
-    _, gradient = energy_and_gradient(energy, x, {})
+    _, gradient = energy_and_gradient(energy, x)
     step = 1e-6 * torch.eye(3, dtype=torch.float64)
     numeric = torch.stack([(energy(x + s) - energy(x - s)) / 2e-6 for s in step], dim=-1)
     assert torch.allclose(gradient, numeric, atol=1e-8)
+
+
+def test_binding_a_condition_gives_the_same_energy():
+    class Shifted(Energy):
+        def forward(self, x, condition=None):
+            return ((x - condition["c"]) ** 2).sum(-1)
+
+    condition = {"c": torch.randn(13, 1, dtype=torch.float64)}
+    for energy in (
+        Shifted(),
+        Shifted() + quadratic(0.0),
+        0.5 * Shifted(),
+        mixture([Shifted(), quadratic(1.0)]),
+    ):
+        assert torch.equal(energy.bind(condition)(X), energy(X, condition))

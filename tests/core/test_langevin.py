@@ -17,7 +17,7 @@ def gaussian(mean: float, std: float) -> FunctionEnergy:
 
 
 def run(energy, start, config, seed=0, **kwargs):
-    return langevin(energy, start, {}, config, generator=torch.Generator().manual_seed(seed), **kwargs)
+    return langevin(energy, start, config, generator=torch.Generator().manual_seed(seed), **kwargs)
 
 
 def test_unadjusted_chain_has_the_stationary_variance_of_its_step_size():

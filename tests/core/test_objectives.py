@@ -93,7 +93,7 @@ def test_energy_offset_of_a_condition_does_not_change_the_loss():
             generator = torch.Generator().manual_seed(step)
             c = torch.randn(objective.new_rows, 1, generator=generator)
             loss, _ = objective(Batch(c, {"c": c}), generator)
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[0] == pytest.approx(losses[1], abs=0.01)
 
 

@@ -35,7 +35,7 @@ def roll(present: torch.Tensor, actions: torch.Tensor, generator: torch.Generato
 
 @dataclasses.dataclass
 class Model:
-    """A model that is perfect, or `frozen`, `collapsed` (to the mean), `shuffled` (of other presents) or `diverging`."""
+    """Perfect, or `frozen`, `collapsed` (to the mean), `shuffled` (of other presents), `diverging`."""
 
     spec: StateSpec
     flaw: str = ""

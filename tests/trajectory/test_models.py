@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import ebm_traj
+from ebm_traj.core.energy import energy_and_gradient
 from ebm_traj.core.langevin import LangevinConfig
 from ebm_traj.core.objectives import ContrastiveConfig
 from ebm_traj.core.trainer import TRAINING_FILE, TrainerConfig
@@ -92,6 +93,17 @@ def test_energy_is_lower_for_what_happens_than_for_what_does_not(models, toy):
     wrong = windows.clone()
     wrong[:, -1, :2] += 0.5
     assert float((model.energy(windows) < model.energy(wrong)).float().mean()) > 0.95
+
+
+@pytest.mark.parametrize("conditioning", ["states", "actions"])
+def test_energy_bound_to_its_condition_has_the_same_values_and_gradients(models, conditioning):
+    model = models["ebm", conditioning]
+    actions = torch.randn(1, 1, 2).expand(9, -1, -1) if conditioning == "actions" else None
+    condition = model.condition(context_at([0.3, -0.2]).repeat(9, 1, 1), actions)
+    x = torch.randn(9, model.codec.target_size)
+    value, gradient = energy_and_gradient(model.window_energy.bind(condition), x)
+    expected, slope = energy_and_gradient(lambda y: model.window_energy(y, condition), x)
+    assert torch.allclose(value, expected, atol=1e-5) and torch.allclose(gradient, slope, atol=1e-5)
 
 
 def test_inverse_dynamics_recovers_the_action(models):
