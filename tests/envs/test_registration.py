@@ -23,6 +23,15 @@ def test_each_name_makes_its_hand(env_id: str, kind: str) -> None:
     assert env.spec is not None and env.spec.max_episode_steps == 100
 
 
+def test_importing_the_package_is_enough_by_either_name() -> None:
+    code = "{0}; import gymnasium; print(gymnasium.make('{1}').unwrapped.task.object)"
+    for statement, name in (
+        ("import ebm_traj", "ebm_traj/HandEgg-v0"),
+        ("import sys", "ebm_traj:ebm_traj/HandEgg-v0"),
+    ):
+        assert in_a_new_process(code.format(statement, name)).strip() == "egg"
+
+
 def test_episodes_are_cut_at_the_length_asked_for() -> None:
     register_envs()
     env = gymnasium.make("ebm_traj/HandBlock-v0", max_episode_steps=3)

@@ -177,6 +177,20 @@ def test_an_open_loop_rollout_equals_stepping(threads: int, monkeypatch: pytest.
     env.close()
 
 
+def test_a_rollout_that_diverges_repeats_its_last_state(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes its log there
+    env = HandVectorEnv(2, 1)
+    env.reset(seed=0)
+    starts, plan = env.get_state(), np.zeros((2, 3, 20))
+    good = env.rollout(starts, plan)
+    starts[1, 1 + env.model.nq + 24] = 1e11
+    physics = env.rollout(starts, plan)
+    np.testing.assert_array_equal(physics[0], good[0])
+    assert np.all(physics[1] == physics[1, :1])
+    assert not env.step(plan[:, 0])[4]["diverged"].any()  # the environments know nothing of it
+    env.close()
+
+
 def test_a_rollout_with_wrong_shapes_is_refused() -> None:
     env = HandVectorEnv(2, 1)
     env.reset(seed=0)
