@@ -1,16 +1,18 @@
 """How every script starts: a dataclass of arguments read by tyro, bad input answered in one line."""
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 
-from ebm_traj.errors import InputError
+from ebm_traj.errors import InputError, RunError
 
 Args = TypeVar("Args")
 
+FAILED = 1
 BAD_INPUT = 2  # the exit code of argparse and tyro for a bad command line
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
@@ -18,15 +20,25 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells count
 def run(main: Callable[[Args], None], args_class: type[Args], argv: list[str] | None = None) -> None:
     """Read `args_class` from the command line and call `main` with it.
 
-    Exits with code 2 and one line on stderr when `main` raises `InputError`, with 130 on Ctrl-C.
+    Exits with one line on stderr: code 2 on `InputError`, 1 on `RunError`, 130 on Ctrl-C.
     """
     program = Path(sys.argv[0]).name
-    args = tyro.cli(args_class, args=argv, description=main.__doc__)
     try:
-        main(args)
-    except InputError as error:
+        main(tyro.cli(args_class, args=argv, description=main.__doc__))
+    except (InputError, RunError) as error:
         print(f"{program}: error: {error}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
+        sys.exit(BAD_INPUT if isinstance(error, InputError) else FAILED)
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+def json_object(option: str, text: str) -> dict[str, Any]:
+    """The JSON object given to a command-line option; InputError if it is something else."""
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{option} {text}: not JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{option} {text}: needed is a JSON object")
+    return values

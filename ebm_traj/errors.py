@@ -1,9 +1,13 @@
-"""The one error class for bad input: a script prints its message as one line and exits with code 2."""
+"""The errors a user meets; a script prints their message as one line, without a traceback."""
 
 
 class InputError(ValueError):
-    """Bad input from the user.
+    """Bad input from the user; scripts exit with code 2.
 
     The message is one line: it names the thing, says what was found and what is accepted, and is raised
     before any work is done.
     """
+
+
+class RunError(RuntimeError):
+    """The work could not be done for a reason that the message tells; scripts exit with code 1."""

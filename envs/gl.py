@@ -7,6 +7,8 @@ import subprocess
 import sys
 from typing import Any
 
+from ebm_traj.errors import RunError
+
 BACKENDS = {"egl": "mujoco.egl", "osmesa": "mujoco.osmesa", "glfw": "mujoco.glfw", "cgl": "mujoco.cgl"}
 OFF = ("disable", "disabled", "off", "false", "0")
 PROBE_SECONDS = 60.0
@@ -17,7 +19,7 @@ ADVICE = (
 )
 
 
-class RenderError(RuntimeError):
+class RenderError(RunError):
     """No picture can be drawn on this machine; the message says what to install."""
 
 

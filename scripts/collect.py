@@ -1,11 +1,9 @@
 """Collect a data set, resume, describe or check one, or add simulator branches to it."""
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import Any
 
-from ebm_traj.cli import run
+from ebm_traj.cli import json_object, run
 from ebm_traj.errors import InputError
 
 
@@ -91,7 +89,7 @@ def collect(args: Args) -> None:
         noise_every = 0 if args.noise_probability else RandomSettings.noise_every
     settings = CollectSettings(
         env=args.env,
-        env_kwargs=env_kwargs(args.env_kwargs),
+        env_kwargs=json_object("--env-kwargs", args.env_kwargs),
         policy_settings=RandomSettings(noise_every=noise_every, noise_probability=args.noise_probability),
         **{name: getattr(args, name) for name in SAME_NAMES},
     )
@@ -137,17 +135,6 @@ def add_branches(args: Args) -> None:
     )
     branches.save(path)
     print(f"{path}: {args.contexts} contexts, {args.branches} branches of {args.horizon} steps each")
-
-
-def env_kwargs(text: str) -> dict[str, Any]:
-    """The JSON object of --env-kwargs."""
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"--env-kwargs {text}: not JSON ({error})") from None
-    if not isinstance(values, dict):
-        raise InputError(f"--env-kwargs {text}: needed is a JSON object")
-    return values
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """Let a trained model drive an environment, and look at the futures it sampled on the way."""
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
-from ebm_traj.cli import run
+from ebm_traj.cli import json_object, run
+from ebm_traj.envs.gl import choose_backend
 from ebm_traj.errors import InputError
 from ebm_traj.trajectory.files import load
 from ebm_traj.trajectory.rollout import open_env, rollout
@@ -21,8 +20,8 @@ class Args:
     """Folder of a trained model."""
     env: str | None = None
     """Gymnasium id; by default the environment the model was trained on."""
-    env_kwargs: str | None = None
-    """Keyword arguments of the environment, as JSON."""
+    env_kwargs: str = "{}"
+    """Keyword arguments of the environment as JSON, such as '{"target_rotation": "z"}'."""
     steps: int = 100
     """Longest episode."""
     futures: int = 64
@@ -45,17 +44,6 @@ class Args:
     """Where to sample; a control step is too small for a GPU to pay off unless there are many futures."""
 
 
-def parse_kwargs(text: str | None) -> dict[str, Any]:
-    """A JSON object from the command line."""
-    try:
-        kwargs = json.loads(text or "{}")
-    except json.JSONDecodeError as error:
-        raise InputError(f"--env-kwargs: {text!r} is not JSON ({error})") from error
-    if not isinstance(kwargs, dict):
-        raise InputError(f"--env-kwargs: {text!r}; accepted is a JSON object such as '{{\"width\": 320}}'")
-    return kwargs
-
-
 def main(args: Args) -> None:
     """Let a trained model drive an environment."""
     for path in (args.out, args.plot, args.video):
@@ -67,9 +55,11 @@ def main(args: Args) -> None:
         raise InputError(f"{args.run}: does not say which environment it was trained on; give --env")
     # hand environments are drawn from states afterwards, with the plans as ghosts
     record = args.video is not None and not env_id.startswith("ebm_traj/")
-    env = open_env(
-        env_id, **parse_kwargs(args.env_kwargs), **({"render_mode": "rgb_array"} if record else {})
-    )
+    kwargs = json_object("--env-kwargs", args.env_kwargs)
+    if record:
+        choose_backend()
+        kwargs["render_mode"] = "rgb_array"
+    env = open_env(env_id, **kwargs)
     with tqdm(total=args.steps, unit="step", mininterval=0.5) as bar:
         result = rollout(
             env,

@@ -8,7 +8,7 @@ import pytest
 
 import ebm_traj
 from ebm_traj.cli import run
-from ebm_traj.errors import InputError
+from ebm_traj.errors import InputError, RunError
 
 
 def test_import_is_light_and_registers_the_environments():
@@ -54,6 +54,16 @@ def test_bad_input_is_one_line_and_exit_code_two(capsys):
         run(main, Args, [])
     assert exit_info.value.code == 2
     assert capsys.readouterr().err.strip().endswith("error: thing: found 3; accepted are 1 and 2")
+
+
+def test_a_run_that_cannot_go_on_is_one_line_and_exit_code_one(capsys):
+    def main(args):
+        raise RunError("no OpenGL library works")
+
+    with pytest.raises(SystemExit) as exit_info:
+        run(main, Args, [])
+    assert exit_info.value.code == 1
+    assert capsys.readouterr().err.strip().endswith("error: no OpenGL library works")
 
 
 def test_interrupting_exits_as_shells_expect(capsys):

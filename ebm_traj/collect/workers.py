@@ -14,6 +14,7 @@ from ebm_traj.collect.shards import Report, collect_one_by_one
 from ebm_traj.datasets.manifest import Manifest
 from ebm_traj.datasets.shard import write_shard
 from ebm_traj.envs.behaviour import make_policy
+from ebm_traj.errors import RunError
 
 POLL_SECONDS = 0.2
 
@@ -47,7 +48,7 @@ def collect_in_processes(
                 future.result()
             forward()
     except BrokenProcessPool:
-        raise RuntimeError(
+        raise RunError(
             f"{out}: a worker process ended (out of memory, or killed); go on with --resume"
         ) from None
     except BaseException:

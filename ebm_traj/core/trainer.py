@@ -22,7 +22,7 @@ from ebm_traj.core.guard import DivergenceGuard
 from ebm_traj.core.logs import MetricLog
 from ebm_traj.core.objectives import Batch, Objective
 from ebm_traj.core.seeding import seeded_generator
-from ebm_traj.errors import InputError
+from ebm_traj.errors import InputError, RunError
 
 TRAINING_FILE = "training.safetensors"
 
@@ -118,7 +118,7 @@ class Trainer:
     def fit(self) -> TrainReport:
         """Train to `config.iterations`, from where the run stands.
 
-        Raises RuntimeError if the objective diverged more than `max_restarts` times.
+        Raises RunError if the objective diverged more than `max_restarts` times.
         """
         config = self.config
         figures: dict[str, float] = {}
@@ -180,9 +180,9 @@ class Trainer:
         at = self.iteration
         self.iteration = self.guard.restore(self.raw, self.optimizer, self.ema.module)
         if self.guard.restarts > self.config.max_restarts:
-            raise RuntimeError(
+            raise RunError(
                 f"training diverged {self.guard.restarts} times, last at iteration {at} ({trouble}); "
-                "try a lower --trainer.learning-rate or a smaller Langevin step"
+                "try a lower learning rate or a smaller Langevin step"
             )
         changed = self.raw.recover()
         message = f"iteration {at}: {trouble}; back to {self.iteration} with a new seed, {changed}"

@@ -15,7 +15,7 @@ from ebm_traj.core.objectives import Batch, ContrastiveConfig, ContrastiveDiverg
 from ebm_traj.core.proposal import NoiseProposal
 from ebm_traj.core.seeding import derive_seed
 from ebm_traj.core.trainer import TRAINING_FILE, Trainer, TrainerConfig
-from ebm_traj.errors import InputError
+from ebm_traj.errors import InputError, RunError
 from ebm_traj.trajectory.training import make_fabric
 
 CONFIG = TrainerConfig(iterations=40, log_every=5, checkpoint_every=10, warmup=5)
@@ -139,7 +139,7 @@ def test_training_that_always_diverges_ends_with_an_error(tmp_path):
         def forward(self, batch, generator):
             return self.parameter.sum() * float("nan"), {}
 
-    with pytest.raises(RuntimeError, match="diverged 6 times"):
+    with pytest.raises(RunError, match="diverged 6 times"):
         make(tmp_path, Hopeless({})).fit()
 
 
