@@ -9,7 +9,7 @@ from ebm_traj.cli import json_object, run
 from ebm_traj.envs.gl import choose_backend
 from ebm_traj.errors import InputError
 from ebm_traj.trajectory.files import load
-from ebm_traj.trajectory.rollout import open_env, rollout
+from ebm_traj.trajectory.rollout import check_fit, open_env, rollout
 
 
 @dataclasses.dataclass
@@ -60,6 +60,7 @@ def main(args: Args) -> None:
         choose_backend()
         kwargs["render_mode"] = "rgb_array"
     env = open_env(env_id, **kwargs)
+    check_fit(env, model)
     with tqdm(total=args.steps, unit="step", mininterval=0.5) as bar:
         result = rollout(
             env,

@@ -52,8 +52,8 @@ class Chain:
 
     x: Tensor
     """(B, ...) the last states, detached."""
-    acceptance: float
-    """Mean share of accepted steps; 1.0 without Metropolis correction."""
+    acceptance: Tensor
+    """0-d, mean share of accepted steps; 1 without Metropolis correction. A tensor, so that nothing waits."""
 
 
 def langevin(
@@ -81,7 +81,7 @@ def langevin(
         x = x - drift * gradient
         if config.noise_scale > 0:
             x += spread * _noise_like(x, generator)
-    return Chain(x=x, acceptance=1.0)
+    return Chain(x=x, acceptance=torch.ones(()))
 
 
 def _metropolis_adjusted(
@@ -93,7 +93,7 @@ def _metropolis_adjusted(
 ) -> Chain:
     """MALA: the Langevin step as a proposal, accepted with the Metropolis-Hastings probability."""
     if config.steps == 0:
-        return Chain(x=x, acceptance=1.0)
+        return Chain(x=x, acceptance=torch.ones(()))
     eta = config.step_size
     s = torch.ones((), dtype=x.dtype, device=x.device) if scale is None else scale
     value, gradient = energy_and_gradient(energy, x)
@@ -111,7 +111,7 @@ def _metropolis_adjusted(
         x = torch.where(keep, proposal, x)
         gradient = torch.where(keep, new_gradient, gradient)
         value = torch.where(accept, new_value, value)
-    return Chain(x=x, acceptance=float(accepted) / config.steps)
+    return Chain(x=x, acceptance=accepted / config.steps)
 
 
 def _noise_like(x: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -122,7 +122,7 @@ class ContrastiveDivergence(Objective):
             "displacement": (chain.x - start).square().mean().sqrt(),
             "spread_samples": chain.x.std(),
             "spread_data": data.std(),
-            "acceptance": torch.tensor(chain.acceptance),
+            "acceptance": chain.acceptance,
         }
         proposal_loss = self.proposal.loss(data, condition)
         if proposal_loss is not None:
