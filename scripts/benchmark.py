@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+import tyro
+
 from ebm_traj.benchmarks.collect import benchmark_collect
 from ebm_traj.cli import run
 from ebm_traj.errors import InputError
@@ -19,7 +21,7 @@ PACKAGES = ("mujoco", "gymnasium", "gymnasium-robotics", "numpy", "torch")
 class Args:
     """Speed against named peers."""
 
-    what: Literal["collect"] = "collect"
+    what: tyro.conf.Positional[Literal["collect"]] = "collect"
     """collect: the collector against bare mujoco.rollout and Gymnasium's AsyncVectorEnv."""
     episodes: int = 256
     """Episodes of 100 steps in each round."""

@@ -1,9 +1,11 @@
 """Worker processes, each making whole shards, for environments that have no vector form of their own."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -18,16 +20,24 @@ from ebm_traj.errors import RunError
 
 POLL_SECONDS = 0.2
 
-_counts: Any = None  # in a worker: shared (episodes, steps) made so far
+_counts: Any = None  # in a worker: shared numbers of episodes and steps made so far, and whether to stop
+EPISODES, STEPS, STOP = range(3)
+
+
+class _Stopped(Exception):
+    """Raised in a worker that was asked to stop."""
 
 
 def collect_in_processes(
     out: Path, manifest: Manifest, shards: list[int], workers: int, report: Report
 ) -> None:
-    """Make and write shards in `workers` processes; on an error or Ctrl-C they are ended at once."""
+    """Make and write shards in `workers` processes; after an error or Ctrl-C they end their episode and stop.
+
+    They are asked, not killed: a pool whose workers die while they hold one of its locks may never end.
+    """
     # Not by forking: MuJoCo and its users run threads, which do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    counts: Any = context.Array("q", 2)
+    counts: Any = context.Array("q", 3)
     pool = ProcessPoolExecutor(
         min(workers, len(shards)), mp_context=context, initializer=_begin_worker, initargs=(counts,)
     )
@@ -36,12 +46,13 @@ def collect_in_processes(
     def forward() -> None:
         nonlocal seen
         with counts.get_lock():
-            now = counts[0], counts[1]
+            now = counts[EPISODES], counts[STEPS]
         report(now[0] - seen[0], now[1] - seen[1])
         seen = now
 
     try:
-        pending: set[Future[None]] = {pool.submit(_make_shard, out, manifest, shard) for shard in shards}
+        with _ctrl_c_held_back():  # submitting starts the workers, which inherit this
+            pending: set[Future[None]] = {pool.submit(_make_shard, out, manifest, shard) for shard in shards}
         while pending:
             done, pending = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
             for future in done:
@@ -52,17 +63,29 @@ def collect_in_processes(
             f"{out}: a worker process ended (out of memory, or killed); go on with --resume"
         ) from None
     except BaseException:
-        for process in list(pool._processes.values()):
-            process.terminate()
+        counts[STOP] = 1
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+@contextlib.contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Ctrl-C goes to the whole group, also to a worker that is only being born; the parent decides."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin_worker(counts: Any) -> None:
     global _counts
     _counts = counts
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -75,13 +98,17 @@ def _end_with_parent() -> None:
 
 
 def _make_shard(out: Path, manifest: Manifest, shard: int) -> None:
+    if _counts[STOP]:
+        raise _Stopped
     env = open_environment(manifest.env_id, manifest.env_kwargs, manifest.steps)
     policy = make_policy(manifest.policy, manifest.action_low, manifest.action_high)
 
     def count(episodes: float, steps: int) -> None:
         with _counts.get_lock():
-            _counts[0] += int(episodes)
-            _counts[1] += steps
+            _counts[EPISODES] += int(episodes)
+            _counts[STEPS] += steps
+            if _counts[STOP]:
+                raise _Stopped
 
     data = collect_one_by_one(env, policy, manifest, shard, count)
     env.close()
