@@ -48,7 +48,8 @@ class StateSpec:
     std: NDArray[np.float64] | None = None
     """(D,) standard deviation over the training split."""
     change_std: NDArray[np.float64] | None = None
-    """(D,) standard deviation of the one-step change s_{t+1} - s_t over the training split."""
+    """(D,) standard deviation of the one-step change s_{t+1} - s_t over the training split; 0 where a
+    dimension never changes within an episode."""
 
     def __post_init__(self) -> None:
         size = len(self.names)
@@ -89,6 +90,13 @@ class StateSpec:
     def predicted(self) -> NDArray[np.intp]:
         """Indices into the state of all dimensions that a model predicts."""
         return np.flatnonzero([kind != "given" for kind in self.kinds])
+
+    @property
+    def moving(self) -> NDArray[np.intp]:
+        """Indices of the predicted dimensions that ever change within an episode; the others are held."""
+        if self.change_std is None:
+            raise InputError("state spec: has no statistics of a training split yet")
+        return self.predicted[self.change_std[self.predicted] > 0]
 
     @property
     def given(self) -> NDArray[np.intp]:
@@ -134,14 +142,17 @@ class StateSpec:
         return aligned
 
     def with_statistics(self, mean: ArrayLike, std: ArrayLike, change_std: ArrayLike) -> "StateSpec":
-        """The same spec with the scales of a training split; a constant dimension gets scale 1."""
+        """The same spec with the scales of a training split.
 
-        def scale(values: ArrayLike) -> NDArray[np.float64]:
-            array = np.asarray(values, dtype=np.float64)
-            return np.where(array > SMALLEST_SCALE, array, 1.0)
-
+        A constant dimension gets std 1, so that its z-score is 0; one that never changes within an episode
+        gets change_std 0, see `moving`.
+        """
+        spread, change = np.asarray(std, dtype=np.float64), np.asarray(change_std, dtype=np.float64)
         return dataclasses.replace(
-            self, mean=np.asarray(mean, dtype=np.float64), std=scale(std), change_std=scale(change_std)
+            self,
+            mean=np.asarray(mean, dtype=np.float64),
+            std=np.where(spread > SMALLEST_SCALE, spread, 1.0),
+            change_std=np.where(change > SMALLEST_SCALE, change, 0.0),
         )
 
     def difference(self, other: "StateSpec") -> str | None:

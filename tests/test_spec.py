@@ -59,7 +59,7 @@ def test_json_round_trip_and_scale_of_a_constant_dimension():
     assert known.std is not None and known.std[1] == 1
     again = StateSpec.from_json(known.to_json())
     assert again.to_json() == known.to_json() and again.difference(known) is None
-    assert np.array_equal(again.change_std, known.change_std)
+    assert np.array_equal(again.change_std, known.change_std) and known.moving.tolist() == [0, 1, 2, 3, 4]
 
 
 def test_a_difference_names_the_dimension():

@@ -1,7 +1,9 @@
 """Speed of the collector against bare `mujoco.rollout` and against Gymnasium's AsyncVectorEnv."""
 
+import contextlib
 import dataclasses
 import importlib
+import io
 import statistics
 import tempfile
 import time
@@ -25,6 +27,7 @@ from ebm_traj.envs.workers import usable_cores
 
 ENV = "ebm_traj/HandBlock-v0"
 THEIR_ENV = "HandManipulateBlock-v1"
+SETTLING_STEPS = 10  # of a reset
 ROLLOUT_STEPS = 10  # environment steps of a bare rollout per call; it returns every substep, so memory counts
 
 
@@ -44,7 +47,7 @@ def benchmark_collect(
 ) -> list[Row]:
     """Rows: the collector, a bare rollout of the same episodes, the AsyncVectorEnv; medians over rounds.
 
-    The three take turns, so that other load on the machine hits them alike; ratios are taken in each round.
+    They take turns, so that other load on the machine hits them alike; ratios are taken in each round.
     The collector's time is all of `collect`: opening, resets (each settles for 10 steps), policy, writing.
     """
     threads = usable_cores() if workers is None else workers
@@ -57,7 +60,9 @@ def benchmark_collect(
                 collect(out, settings, workers=threads, progress=False).steps_per_second
             )
             recording = Recording(out)
-            speeds.setdefault("bare mujoco.rollout", []).append(bare_rollout(recording, threads))
+            for name, settling in (("", 0), (", settling of resets included", SETTLING_STEPS)):
+                speed = bare_rollout(recording, threads, settling)
+                speeds.setdefault(f"bare mujoco.rollout{name}", []).append(speed)
         asynchronous = async_vector_env(threads, steps=max(50, steps))
         speeds.setdefault(f"AsyncVectorEnv({THEIR_ENV})", []).append(asynchronous)
     ours = speeds["collector"]
@@ -71,8 +76,12 @@ def benchmark_collect(
     ]
 
 
-def bare_rollout(recording: Recording, threads: int) -> float:
-    """Steps/s of `mujoco.rollout` alone, with the starts and actions of the recording's first shard."""
+def bare_rollout(recording: Recording, threads: int, settling: int = 0) -> float:
+    """Steps/s of `mujoco.rollout` alone, with the starts and actions of the recording's first shard.
+
+    `settling` more steps an episode, with the hand at rest, are simulated first but not counted, as the
+    collector must do in its resets.
+    """
     manifest = recording.manifest
     numbers = manifest.episodes_of(0)
     envs: Any = open_lockstep(recording.env_id, recording.env_kwargs, len(numbers), threads)
@@ -83,6 +92,8 @@ def bare_rollout(recording: Recording, threads: int) -> float:
     state: NDArray[np.float64] = envs.get_state()[:, : mujoco.mj_stateSize(model, bits)]
     envs.close()
     low, high = model.actuator_ctrlrange.T
+    rest = np.zeros((len(numbers), settling, actions.shape[-1]), dtype=actions.dtype)
+    actions = np.concatenate([rest, actions], axis=1)
     control = np.repeat((low + high) / 2 + actions * (high - low) / 2, SUBSTEPS, axis=1).astype(np.float64)
     datas = [mujoco.MjData(model) for _ in range(threads)]
     with mujoco.rollout.Rollout(nthread=threads) as rollout:
@@ -117,7 +128,8 @@ def async_vector_env(workers: int, steps: int) -> float:
 def _their_env() -> gymnasium.Env:
     """gymnasium-robotics' hand and block, in a worker; works around its failure with mujoco >= 3.12."""
     gymnasium.logger.min_level = gymnasium.logger.ERROR  # it warns of deprecated names on import
-    import gymnasium_robotics
+    with contextlib.redirect_stderr(io.StringIO()):
+        import gymnasium_robotics
 
     gymnasium.register_envs(gymnasium_robotics)
     utils: Any = importlib.import_module("gymnasium_robotics.utils.mujoco_utils")

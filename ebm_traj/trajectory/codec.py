@@ -15,7 +15,7 @@ Coordinates = Literal["change", "state"]
 class WindowCodec(nn.Module):
     """Features of a context (B, C, D), and the coordinates x (B, W P) of the W frames that follow.
 
-    P dimensions are predicted. In `change` coordinates a frame is its difference from the frame before in
+    P dimensions are predicted: those of the spec that ever change; all others stay as they were. In `change` coordinates a frame is its difference from the frame before in
     units of the one-step change of the training data, in `state` coordinates (the literature's) its z-score.
     q and -q are the same rotation: inside, each quaternion has the sign that makes w >= 0 in the last frame
     of the context; decoded frames go back to the sign of the given context and to unit norm.
@@ -41,6 +41,8 @@ class WindowCodec(nn.Module):
         super().__init__()
         if spec.mean is None or spec.std is None or spec.change_std is None:
             raise InputError("state spec: has no statistics of a training split yet")
+        if not len(spec.moving):
+            raise InputError("state spec: no predicted dimension ever changes in the training split")
         self.context_frames = context_frames
         self.window_frames = window_frames
         self.coordinates = coordinates
@@ -49,18 +51,20 @@ class WindowCodec(nn.Module):
         def buffer(name: str, values: np.ndarray, dtype: torch.dtype = torch.float32) -> None:
             self.register_buffer(name, torch.as_tensor(values).to(dtype), persistent=False)
 
-        # the last frame is seen with the given dimensions, its past only as changes of the predicted ones
-        seen = np.concatenate([spec.predicted, spec.given]) if use_given else spec.predicted
+        # the last frame is seen whole (what never changes may differ between episodes), its past only as
+        # changes of what moves
+        still = np.setdiff1d(spec.predicted, spec.moving)
+        seen = np.concatenate([spec.moving, still, *([spec.given] if use_given else [])])
         buffer("seen", seen, torch.long)
         buffer("last_mean", spec.mean[seen])
         buffer("last_std", spec.std[seen])
-        buffer("predicted", spec.predicted, torch.long)
-        buffer("mean", spec.mean[spec.predicted])
-        buffer("std", spec.std[spec.predicted])
-        buffer("change_std", spec.change_std[spec.predicted])
+        buffer("predicted", spec.moving, torch.long)
+        buffer("mean", spec.mean[spec.moving])
+        buffer("std", spec.std[spec.moving])
+        buffer("change_std", spec.change_std[spec.moving])
         buffer("quaternions", np.array(spec.quaternions, dtype=np.int64).reshape(-1, 4), torch.long)
 
-        self.predicted_size = len(spec.predicted)
+        self.predicted_size = len(spec.moving)
         self.feature_size = len(seen) + (context_frames - 1) * self.predicted_size
         self.target_size = window_frames * self.predicted_size
 
@@ -81,7 +85,7 @@ class WindowCodec(nn.Module):
         return (torch.cat([last, frames], dim=1).diff(dim=1) / self.change_std).flatten(1)
 
     def decode(self, context: Tensor, x: Tensor) -> Tensor:
-        """Raw frames (B, W, D) from coordinates x (B, W P); given dimensions stay as in the last frame."""
+        """Raw frames (B, W, D) from coordinates x (B, W P); the rest stays as in the last frame."""
         signs = self._signs(context)
         last = context[:, -1:] * signs
         x = x.view(len(x), self.window_frames, self.predicted_size)

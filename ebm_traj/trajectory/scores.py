@@ -162,7 +162,8 @@ def motion(trajectories: ArrayLike, spec: StateSpec) -> float:
     """
     assert spec.change_std is not None and spec.std is not None
     scale = (spec.change_std / spec.std)[spec.predicted]
-    return float(np.abs(displacements(trajectories, 1) / scale).mean())
+    moving = scale > 0  # a dimension that never changes says nothing of motion
+    return float(np.abs(displacements(trajectories, 1)[..., moving] / scale[moving]).mean())
 
 
 def motion_ratio(rollouts: ArrayLike, truth: ArrayLike, spec: StateSpec) -> float:

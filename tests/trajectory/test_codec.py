@@ -29,15 +29,27 @@ def test_decode_inverts_encode(spec, windows, coordinates):
     codec = WindowCodec(spec, 4, 3, coordinates)
     context, future = windows[:, :4], windows[:, 4:]
     x = codec.encode(context, future)
-    assert x.shape == (len(windows), 3 * 6)
+    assert x.shape == (len(windows), 3 * 4)  # two of the quaternion's dimensions never change
     assert torch.allclose(codec.decode(context, x), future, atol=1e-5)
 
 
 def test_changes_have_unit_scale(spec, windows):
-    x = WindowCodec(spec, 4, 3).encode(windows[:, :4], windows[:, 4:]).view(-1, 6)
-    moving = [0, 1, 2, 5]  # the rotation is about z alone
-    assert torch.allclose(x[:, moving].std(0), torch.ones(4), atol=0.25)
-    assert float(x[:, [3, 4]].abs().max()) == 0
+    x = WindowCodec(spec, 4, 3).encode(windows[:, :4], windows[:, 4:]).view(-1, 4)
+    assert torch.allclose(x.std(0), torch.ones(4), atol=0.25)
+
+
+def test_what_never_changes_is_held_but_seen(spec, windows):
+    assert spec.moving.tolist() == [0, 1, 2, 5]  # the rotation is about z alone
+    codec = WindowCodec(spec, 4, 3)
+    frames = codec.decode(windows[:, :4], 5 * torch.randn(len(windows), 12))
+    assert torch.equal(frames[..., [3, 4]].abs().max(), torch.tensor(0.0))
+    assert codec.feature_size == 6 + 3 * 4
+    still = StateSpec.from_size(2).with_statistics([0, 0], [1, 1], [0.5, 0])  # the second: a fixed target
+    context = torch.tensor([[[0.0, 3.0]], [[0.0, 4.0]]])
+    features = WindowCodec(still, 1, 1).features(context)
+    assert features.tolist() == [[0, 3], [0, 4]]
+    with pytest.raises(InputError, match="no predicted dimension ever changes"):
+        WindowCodec(StateSpec.from_size(1).with_statistics([0], [1], [0]), 1, 1)
 
 
 def test_the_sign_of_a_quaternion_changes_nothing_inside_and_is_kept_outside(spec, windows):
@@ -52,7 +64,7 @@ def test_the_sign_of_a_quaternion_changes_nothing_inside_and_is_kept_outside(spe
 
 def test_decoded_quaternions_have_unit_norm_and_given_dimensions_stay(spec, windows):
     codec = WindowCodec(spec, 4, 3)
-    frames = codec.decode(windows[:, :4], 3 * torch.randn(len(windows), 18))
+    frames = codec.decode(windows[:, :4], 3 * torch.randn(len(windows), 12))
     assert torch.allclose(frames[..., QUATERNION].norm(dim=-1), torch.ones(len(windows), 3))
     assert torch.equal(frames[..., GIVEN], windows[:, 3:4, GIVEN].expand(-1, 3))
 

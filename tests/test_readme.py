@@ -1,0 +1,59 @@
+"""Every Python block of the README runs, and every script call in it is one the scripts accept."""
+
+import importlib.util
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import tyro
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def script_calls() -> list[str]:
+    lines = "\n".join(blocks("bash")).replace("\\\n", " ").splitlines()
+    makefile = (ROOT / "Makefile").read_text().replace("$(PY)", "python").replace("$(DEMO)", "demo")
+    lines += makefile.replace("$(SEED)", "0").splitlines()
+    return [line.split("#")[0].strip() for line in lines if line.strip().startswith("python scripts/")]
+
+
+@pytest.mark.parametrize("call", script_calls())
+def test_script_calls_are_accepted(call):
+    path, *argv = shlex.split(call)[1:]
+    spec = importlib.util.spec_from_file_location(f"readme_{Path(path).stem}", ROOT / path)
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = script
+    spec.loader.exec_module(script)
+    tyro.cli(script.Args, args=argv)
+
+
+def test_python_blocks_run(tmp_path, monkeypatch):
+    import ebm_traj
+    from ebm_traj.collect.run import CollectSettings, collect
+    from ebm_traj.core.trainer import TrainerConfig
+
+    monkeypatch.chdir(tmp_path)
+    settings = CollectSettings(
+        env_kwargs={"target_rotation": "z"}, episodes=4, steps=10, episodes_per_shard=4, test_fraction=0.25
+    )
+    collect("data", settings, workers=1, progress=False)
+    short = ebm_traj.TrainSettings(trainer=TrainerConfig(iterations=10), inverse_iterations=10)
+    ebm_traj.train(ebm_traj.Recording("data"), "ebm", ebm_traj.EBMConfig(), short, "demo/runs/ebm")
+    names: dict = {}
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), names)
+    assert names["futures"].shape == (1, 8, 16, 38) and names["energy"].shape == (1, 8)
+
+
+def test_pictures_and_files_it_names_exist():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if not target.startswith("http"):
+            assert (ROOT / target).exists(), target
