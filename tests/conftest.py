@@ -1,16 +1,22 @@
 """A made-up robot whose next state is known in closed form, recorded like any other."""
 
+import importlib.util
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 
+from ebm_traj.cli import run
 from ebm_traj.datasets.recording import Recording
 from ebm_traj.datasets.shard import Manifest, ShardData, write_shard
 from ebm_traj.datasets.splits import episode_seed, split_codes
 from ebm_traj.spec import StateSpec
 
+SCRIPTS = Path(__file__).parents[1] / "scripts"
 PULL, PUSH, SHAKE = 0.9, 0.2, 0.05
 STEPS, EPISODES, PER_SHARD = 20, 120, 40
 
@@ -26,6 +32,27 @@ TOY_SPEC = StateSpec(
 def one_thread() -> None:
     """Tests run side by side; more threads than cores only wait for each other."""
     torch.set_num_threads(1)
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"script_{name}", SCRIPTS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def load_script() -> Callable[[str], ModuleType]:
+    """scripts/NAME.py as a module."""
+    return script
+
+
+@pytest.fixture(scope="session")
+def call_script() -> Callable[..., None]:
+    """`python scripts/NAME.py ARGV`, in this process."""
+    return lambda name, *argv: run((module := script(name)).main, module.Args, list(argv))
 
 
 def toy_episode(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -1,9 +1,7 @@
 """Every Python block of the README runs, and every script call in it is one the scripts accept."""
 
-import importlib.util
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
@@ -25,13 +23,9 @@ def script_calls() -> list[str]:
 
 
 @pytest.mark.parametrize("call", script_calls())
-def test_script_calls_are_accepted(call):
+def test_script_calls_are_accepted(call, load_script):
     path, *argv = shlex.split(call)[1:]
-    spec = importlib.util.spec_from_file_location(f"readme_{Path(path).stem}", ROOT / path)
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = script
-    spec.loader.exec_module(script)
+    script = load_script(Path(path).stem)
     tyro.cli(script.Args, args=argv)
 
 

@@ -15,10 +15,11 @@ Coordinates = Literal["change", "state"]
 class WindowCodec(nn.Module):
     """Features of a context (B, C, D), and the coordinates x (B, W P) of the W frames that follow.
 
-    P dimensions are predicted: those of the spec that ever change; all others stay as they were. In `change` coordinates a frame is its difference from the frame before in
-    units of the one-step change of the training data, in `state` coordinates (the literature's) its z-score.
-    q and -q are the same rotation: inside, each quaternion has the sign that makes w >= 0 in the last frame
-    of the context; decoded frames go back to the sign of the given context and to unit norm.
+    P dimensions are predicted: those of the spec that ever change; all others stay as they were. In
+    `change` coordinates a frame is its difference from the frame before in units of the one-step change of
+    the training data, in `state` coordinates (the literature's) its z-score. q and -q are the same
+    rotation: inside, each quaternion has the sign that makes w >= 0 in the last frame of the context;
+    decoded frames go back to the sign of the given context and to unit norm.
     """
 
     seen: Tensor

@@ -1,40 +1,24 @@
 """The scripts from the command line: bad input is one line and exit code 2, and nothing is overwritten."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
 
-from ebm_traj.cli import run
-
-SCRIPTS = Path(__file__).parents[2] / "scripts"
-
-
-def call(name: str, *argv: str) -> None:
-    """`python scripts/NAME.py ARGV`, in this process."""
-    spec = importlib.util.spec_from_file_location(f"script_{name}", SCRIPTS / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = script  # dataclasses look their module up
-    spec.loader.exec_module(script)
-    run(script.main, script.Args, list(argv))
-
 
 @pytest.fixture(scope="module")
-def trained(toy_folder, tmp_path_factory):
+def trained(toy_folder, tmp_path_factory, call_script):
     """A tiny energy model of the toy robot, trained by the script itself."""
     out = tmp_path_factory.mktemp("trained") / "ebm"
     tiny = "--iterations 5 --inverse-iterations 5 --width 8 --depth 2 --context-frames 2 --langevin.steps 2"
-    call("train_traj", "--data", str(toy_folder), "--out", str(out), *tiny.split())
+    call_script("train_traj", "--data", str(toy_folder), "--out", str(out), *tiny.split())
     return out
 
 
 @pytest.fixture(scope="module")
-def pusher_model(tmp_path_factory):
+def pusher_model(tmp_path_factory, call_script):
     folder = tmp_path_factory.mktemp("pusher")
     data, out = folder / "data", folder / "ebm"
-    call(
+    call_script(
         "collect",
         "--out",
         str(data),
@@ -48,18 +32,23 @@ def pusher_model(tmp_path_factory):
         "1",
     )
     tiny = "--iterations 3 --inverse-iterations 3 --width 8 --depth 2 --langevin.steps 2"
-    call("train_traj", "--data", str(data), "--out", str(out), *tiny.split())
+    call_script("train_traj", "--data", str(data), "--out", str(out), *tiny.split())
     return out
 
 
-def refused(capsys, name: str, *argv: str) -> str:
-    """The one line on stderr of a command that must be refused."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as exit_info:
-        call(name, *argv)
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
-    assert exit_info.value.code == 2 and len(lines) == 1, lines
-    return lines[0]
+@pytest.fixture
+def refused(capsys, call_script):
+    """Gives the one line on stderr of a command that must be refused."""
+
+    def line(name: str, *argv: str) -> str:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_info:
+            call_script(name, *argv)
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+        assert exit_info.value.code == 2 and len(lines) == 1, lines
+        return lines[0]
+
+    return line
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -71,40 +60,39 @@ def test_training_writes_model_logs_and_settings(trained):
     assert {"model.json", "model.safetensors", "metrics.csv", "settings.json", "tensorboard"} <= names
 
 
-def test_an_out_that_exists_is_left_as_it_is(trained, toy_folder, tmp_path, capsys):
+def test_an_out_that_exists_is_left_as_it_is(trained, toy_folder, tmp_path, refused):
     before = snapshot(trained)
-    line = refused(capsys, "train_traj", "--data", str(toy_folder), "--out", str(trained))
+    line = refused("train_traj", "--data", str(toy_folder), "--out", str(trained))
     assert str(trained) in line and "exists already" in line
-    line = refused(capsys, "collect", "--out", str(toy_folder), "--episodes", "1")
+    line = refused("collect", "--out", str(toy_folder), "--episodes", "1")
     assert "exists" in line
     kept = tmp_path / "report"
     kept.mkdir()
     (kept / "mine.txt").write_text("mine")
-    line = refused(capsys, "compare", "--data", str(toy_folder), "--runs", str(trained), "--out", str(kept))
+    line = refused("compare", "--data", str(toy_folder), "--runs", str(trained), "--out", str(kept))
     assert "exists" in line and snapshot(kept) == {str(kept / "mine.txt"): b"mine"}
     assert snapshot(trained) == before
 
 
 @pytest.mark.parametrize("script", ["train_traj", "compare"])
-def test_missing_and_truncated_data_are_named(script, trained, toy_folder, tmp_path, capsys):
+def test_missing_and_truncated_data_are_named(script, trained, toy_folder, tmp_path, refused):
     rest = ["--out", str(tmp_path / "out")] + (["--runs", str(trained)] if script == "compare" else [])
-    assert "no such folder" in refused(capsys, script, "--data", str(tmp_path / "none"), *rest)
+    assert "no such folder" in refused(script, "--data", str(tmp_path / "none"), *rest)
     data = tmp_path / "data"
     data.mkdir()
     for path in toy_folder.iterdir():
         (data / path.name).write_bytes(path.read_bytes())
     cut = data / "shard-00001.h5"
     cut.write_bytes(cut.read_bytes()[:5000])
-    line = refused(capsys, script, "--data", str(data), *rest)
+    line = refused(script, "--data", str(data), *rest)
     assert "shard-00001.h5" in line and "not a whole HDF5 file" in line
     assert not (tmp_path / "out").exists()
 
 
 def test_a_checkpoint_of_another_spec_is_refused_naming_the_difference(
-    pusher_model, toy_folder, tmp_path, capsys
+    pusher_model, toy_folder, tmp_path, refused
 ):
     line = refused(
-        capsys,
         "compare",
         "--data",
         str(toy_folder),
@@ -114,39 +102,41 @@ def test_a_checkpoint_of_another_spec_is_refused_naming_the_difference(
         str(tmp_path / "r"),
     )
     assert "model and data differ, 23 dimensions against 7" in line
-    line = refused(capsys, "rollout", "--run", str(pusher_model), "--env", "Reacher-v5")
+    line = refused("rollout", "--run", str(pusher_model), "--env", "Reacher-v5")
     assert "2 actions; the model was trained on 7" in line
 
 
-def test_a_missing_or_foreign_run_is_named(toy_folder, tmp_path, capsys):
+def test_a_missing_or_foreign_run_is_named(toy_folder, tmp_path, refused):
     for script, rest in (
         ("compare", ["--data", str(toy_folder), "--runs", str(tmp_path), "--out", str(tmp_path / "r")]),
         ("rollout", ["--run", str(tmp_path)]),
     ):
-        assert "model.json is missing" in refused(capsys, script, *rest)
+        assert "model.json is missing" in refused(script, *rest)
 
 
-def test_an_unknown_environment_is_named(pusher_model, tmp_path, capsys):
-    line = refused(capsys, "collect", "--out", str(tmp_path / "d"), "--env", "HandBlok-v0")
+def test_an_unknown_environment_is_named(pusher_model, tmp_path, refused):
+    line = refused("collect", "--out", str(tmp_path / "d"), "--env", "HandBlok-v0")
     assert "HandBlok" in line
-    assert "HandBlok" in refused(capsys, "rollout", "--run", str(pusher_model), "--env", "HandBlok-v0")
-    line = refused(capsys, "rollout", "--run", str(pusher_model), "--env-kwargs", "[1]")
+    assert "HandBlok" in refused("rollout", "--run", str(pusher_model), "--env", "HandBlok-v0")
+    line = refused("rollout", "--run", str(pusher_model), "--env-kwargs", "[1]")
     assert "--env-kwargs [1]: needed is a JSON object" in line
     assert not (tmp_path / "d").exists()
 
 
-def test_settings_that_contradict_each_other_are_named(toy_folder, tmp_path, capsys):
+def test_settings_that_contradict_each_other_are_named(toy_folder, tmp_path, refused):
     rest = ["--data", str(toy_folder), "--out", str(tmp_path / "out")]
-    assert "--paper fixes the network" in refused(capsys, "train_traj", *rest, "--paper", "--width", "64")
-    assert "width: 0" in refused(capsys, "train_traj", *rest, "--width", "0")
+    assert "--paper fixes the network" in refused("train_traj", *rest, "--paper", "--width", "64")
+    assert "width: 0" in refused("train_traj", *rest, "--width", "0")
     assert not (tmp_path / "out").exists()
 
 
-def test_rollout_writes_its_files_and_keeps_existing_ones(pusher_model, tmp_path, capsys):
+def test_rollout_writes_its_files_and_keeps_existing_ones(
+    pusher_model, tmp_path, call_script, capsys, refused
+):
     out, plot = tmp_path / "r.h5", tmp_path / "r.png"
     small = ["--run", str(pusher_model), "--steps", "4", "--futures", "3", "--horizon", "2"]
-    call("rollout", *small, "--out", str(out), "--plot", str(plot))
+    call_script("rollout", *small, "--out", str(out), "--plot", str(plot))
     assert "Pusher-v5: 4 steps" in capsys.readouterr().out
     before = snapshot(tmp_path)
-    assert "exists already" in refused(capsys, "rollout", *small, "--out", str(out))
+    assert "exists already" in refused("rollout", *small, "--out", str(out))
     assert snapshot(tmp_path) == before and len(before) == 2
