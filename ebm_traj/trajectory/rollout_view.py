@@ -1,17 +1,18 @@
 """Pictures and videos of a rollout."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import imageio.v3 as iio
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure  # not pyplot, which would set the backend of the whole process
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from ebm_traj.errors import InputError
-from ebm_traj.trajectory.rollout_data import Rollout
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+if TYPE_CHECKING:
+    from ebm_traj.trajectory.rollout_data import Rollout
 
 TRUTH, PLAN, CHOSEN = "#222222", "#d1495b", "#7a1f2d"
 PANELS = 6
@@ -20,14 +21,15 @@ VIDEO_SIZE = 480
 VIDEO_GHOSTS = 3
 
 
-def plot_rollout(rollout: Rollout, path: Path) -> None:
+def plot_rollout(rollout: "Rollout", path: Path) -> None:
     """Fans of sampled futures over what then happened, for the dimensions that moved most, and the costs."""
     spec = rollout.spec
     assert spec.std is not None
     moved = np.ptp(rollout.states, axis=0) / spec.std
     dims = [int(d) for d in spec.predicted[np.argsort(-moved[spec.predicted])][:PANELS]]
     rows = -(-len(dims) // 2) + 1
-    figure, axes = plt.subplots(rows, 2, figsize=(11, 2.3 * rows), layout="constrained", squeeze=False)
+    figure = Figure(figsize=(11, 2.3 * rows), layout="constrained")
+    axes = figure.subplots(rows, 2, squeeze=False)
     horizon = rollout.futures.shape[2]
     # fans that do not overlap, spread over the episode
     apart = np.flatnonzero(np.diff(rollout.planned_at // horizon, prepend=-1))
@@ -62,16 +64,15 @@ def plot_rollout(rollout: Rollout, path: Path) -> None:
         axis.set_xlabel("step", fontsize=8)
         axis.tick_params(labelsize=8)
     handles = [
-        plt.Line2D([], [], color=colour, label=label)
+        Line2D([], [], color=colour, label=label)
         for colour, label in ((TRUTH, "observed"), (PLAN, "sampled futures"), (CHOSEN, "chosen"))
     ]
     figure.legend(handles=handles, loc="outside upper right", ncols=3, fontsize=9, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
-    plt.close(figure)
 
 
-def write_video(rollout: Rollout, path: Path, fps: int) -> None:
+def write_video(rollout: "Rollout", path: Path, fps: int) -> None:
     """The episode as a video (any ending ffmpeg knows), plans as ghosts where states can be drawn.
 
     Raises InputError if the environment can neither be drawn from states nor were frames recorded.
@@ -83,7 +84,7 @@ def write_video(rollout: Rollout, path: Path, fps: int) -> None:
     iio.imwrite(path, cropped, fps=fps, macro_block_size=2, codec="libx264")
 
 
-def _frames_from_states(rollout: Rollout) -> list[NDArray[np.uint8]]:
+def _frames_from_states(rollout: "Rollout") -> list[NDArray[np.uint8]]:
     from ebm_traj.envs.render import state_renderer  # MuJoCo is needed for pictures alone
 
     env_id = rollout.meta.get("env_id", "")
