@@ -44,7 +44,7 @@ class Args:
 
 def main(args: Args) -> None:
     """Score models on test episodes against truth, floor and baselines, and draw a page."""
-    from ebm_traj.trajectory.report import check_out
+    from ebm_traj.yardstick.report import check_out
 
     check_out(args.out, args.overwrite)
     for name in ("contexts", "futures", "rollouts", "branch_steps"):
@@ -58,10 +58,10 @@ def main(args: Args) -> None:
 
     import torch
 
-    from ebm_traj.trajectory.compare import check_models, compare, context_frames, plan_horizon
     from ebm_traj.trajectory.files import load
-    from ebm_traj.trajectory.report import write_report
-    from ebm_traj.trajectory.table import text_table
+    from ebm_traj.yardstick.compare import check_models, compare, context_frames, plan_horizon
+    from ebm_traj.yardstick.report import write_report
+    from ebm_traj.yardstick.table import text_table
 
     recording = Recording(args.data)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")

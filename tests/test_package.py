@@ -25,7 +25,7 @@ def test_training_and_loading_need_no_simulator():
     code = (
         "import sys\n"
         "sys.modules['gymnasium'] = sys.modules['mujoco'] = None\n"
-        "import ebm_traj, ebm_traj.trajectory.training, ebm_traj.trajectory.compare\n"
+        "import ebm_traj, ebm_traj.trajectory.training, ebm_traj.yardstick.compare\n"
         "ebm_traj.load, ebm_traj.train, ebm_traj.Recording, ebm_traj.rollout\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

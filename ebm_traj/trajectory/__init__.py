@@ -1,0 +1,1 @@
+"""Models over windows of robot states, their training, and the rollout that acts on their samples."""

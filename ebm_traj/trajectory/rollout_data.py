@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ebm_traj.datasets.shard import open_hdf5, read_array, write_hdf5
 from ebm_traj.errors import InputError
 from ebm_traj.spec import StateSpec
-from ebm_traj.trajectory.scores import energy_score, normalise
+from ebm_traj.yardstick.scores import energy_score, normalise
 
 FORMAT = "ebm_traj.rollout"
 ARRAYS = (

@@ -19,10 +19,10 @@ from ebm_traj.datasets.recording import Recording
 from ebm_traj.datasets.splits import Split, split_code
 from ebm_traj.errors import InputError
 from ebm_traj.spec import StateSpec
-from ebm_traj.trajectory import scores
-from ebm_traj.trajectory.baselines import Persistence
-from ebm_traj.trajectory.judge import EpisodeSet, Judge
-from ebm_traj.trajectory.table import Comparison, Drawn
+from ebm_traj.yardstick import scores
+from ebm_traj.yardstick.baselines import Persistence
+from ebm_traj.yardstick.judge import EpisodeSet, Judge
+from ebm_traj.yardstick.table import Comparison, Drawn
 
 Array = NDArray[np.float32]
 

@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ebm_traj.spec import StateSpec
-from ebm_traj.trajectory.table import Comparison
-from ebm_traj.trajectory.theme import LIGHT, Theme, colours, save, style
+from ebm_traj.yardstick.table import Comparison
+from ebm_traj.yardstick.theme import LIGHT, Theme, colours, save, style
 
 Image = NDArray[np.uint8]
 

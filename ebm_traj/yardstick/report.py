@@ -11,11 +11,11 @@ from pathlib import Path
 from string import Template
 
 from ebm_traj.errors import InputError
-from ebm_traj.trajectory import figures
-from ebm_traj.trajectory import page as words
-from ebm_traj.trajectory.filmstrip import film_picture, film_png, make_film
-from ebm_traj.trajectory.table import Comparison, write_atomically, write_scores
-from ebm_traj.trajectory.theme import DARK, LIGHT, Theme, draw, png
+from ebm_traj.yardstick import figures
+from ebm_traj.yardstick import page as words
+from ebm_traj.yardstick.filmstrip import film_picture, film_png, make_film
+from ebm_traj.yardstick.table import Comparison, write_atomically, write_scores
+from ebm_traj.yardstick.theme import DARK, LIGHT, Theme, draw, png
 
 PACKAGES = ("ebm_traj", "torch", "numpy", "mujoco", "gymnasium", "matplotlib")
 MIME = {"svg": "image/svg+xml", "webp": "image/webp"}
@@ -95,7 +95,7 @@ def render_page(comparison: Comparison, drawn: list[Figure], missing: str, comma
             sections.append(_section(name, title, text, _picture(by_name[name], alt)))
         elif name == "filmstrip":
             sections.append(_section(name, title, html.escape(missing), ""))
-    template = Template(files("ebm_traj.trajectory").joinpath("page.html").read_text(encoding="utf-8"))
+    template = Template(files("ebm_traj.yardstick").joinpath("page.html").read_text(encoding="utf-8"))
     front, back = comparison.energy_row, comparison.baseline_row
     return template.substitute(
         title=html.escape(f"{front.name} and {back.name} on {comparison.env_id}"),
@@ -107,7 +107,7 @@ def render_page(comparison: Comparison, drawn: list[Figure], missing: str, comma
         costs=words.cost_table(comparison),
         cost_notes=words.cost_notes(comparison),
         sections="\n".join(sections),
-        command=html.escape(command or "ebm_traj.trajectory.compare.compare(...)"),
+        command=html.escape(command or "ebm_traj.yardstick.compare.compare(...)"),
         facts=_facts(comparison),
     )
 

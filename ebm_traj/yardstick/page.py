@@ -3,7 +3,7 @@
 import html
 from typing import Any
 
-from ebm_traj.trajectory.table import (
+from ebm_traj.yardstick.table import (
     Column,
     Comparison,
     Row,
@@ -14,7 +14,7 @@ from ebm_traj.trajectory.table import (
     number,
     seconds,
 )
-from ebm_traj.trajectory.theme import DARK, LIGHT, colours
+from ebm_traj.yardstick.theme import DARK, LIGHT, colours
 
 
 def _shades(comparison: Comparison, row: Row) -> str:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from ebm_traj.spec import StateSpec
-from ebm_traj.trajectory import scores
-from ebm_traj.trajectory.baselines import Persistence, shuffle_branches
+from ebm_traj.yardstick import scores
+from ebm_traj.yardstick.baselines import Persistence, shuffle_branches
 
 
 @pytest.fixture

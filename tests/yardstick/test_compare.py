@@ -10,8 +10,8 @@ import pytest
 from ebm_traj.datasets.recording import Recording
 from ebm_traj.errors import InputError
 from ebm_traj.spec import StateSpec
-from ebm_traj.trajectory.compare import compare, episode_set
-from ebm_traj.trajectory.table import text_table, write_scores
+from ebm_traj.yardstick.compare import compare, episode_set
+from ebm_traj.yardstick.table import text_table, write_scores
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ import pytest
 
 from ebm_traj.errors import InputError
 from ebm_traj.spec import StateSpec
-from ebm_traj.trajectory import figures, filmstrip, report
-from ebm_traj.trajectory.compare import compare
-from ebm_traj.trajectory.report import write_report
-from ebm_traj.trajectory.table import number
-from ebm_traj.trajectory.theme import DARK, LIGHT, colours, draw
+from ebm_traj.yardstick import figures, filmstrip, report
+from ebm_traj.yardstick.compare import compare
+from ebm_traj.yardstick.report import write_report
+from ebm_traj.yardstick.table import number
+from ebm_traj.yardstick.theme import DARK, LIGHT, colours, draw
 
 
 @pytest.fixture(scope="module")

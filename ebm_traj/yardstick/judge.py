@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from ebm_traj.datasets.branches import Branches
 from ebm_traj.spec import StateSpec
-from ebm_traj.trajectory import scores
-from ebm_traj.trajectory.baselines import shuffle_branches
-from ebm_traj.trajectory.table import Row
+from ebm_traj.yardstick import scores
+from ebm_traj.yardstick.baselines import shuffle_branches
+from ebm_traj.yardstick.table import Row
 
 Array = NDArray[np.float32]
 

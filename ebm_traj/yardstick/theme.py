@@ -12,7 +12,7 @@ from typing import Any, cast
 import matplotlib
 from matplotlib.figure import Figure
 
-from ebm_traj.trajectory.table import Comparison
+from ebm_traj.yardstick.table import Comparison
 
 
 @dataclasses.dataclass(frozen=True)
