@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +11,7 @@ import tyro
 
 from ebm_traj.benchmarks.collect import benchmark_collect
 from ebm_traj.cli import run
+from ebm_traj.envs.workers import usable_cores
 from ebm_traj.errors import InputError
 
 PACKAGES = ("mujoco", "gymnasium", "gymnasium-robotics", "numpy", "torch")
@@ -37,7 +37,7 @@ def machine() -> dict[str, str]:
     """What the figures were measured on."""
     return {
         "processor": platform.processor() or platform.machine(),
-        "cores": str(len(os.sched_getaffinity(0))),
+        "cores": str(usable_cores()),
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
     }

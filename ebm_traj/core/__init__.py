@@ -1,1 +1,1 @@
-"""Energy-based learning: energies, samplers, replay, objectives, trainer. Knows nothing of robots or files of data."""
+"""Energy-based learning: energies, samplers, replay, objectives, trainer; it knows nothing of robots."""

@@ -151,6 +151,11 @@ def check_fit(env: Any, model: TrajectoryModel) -> None:
     """InputError, naming what differs, if `env` is not one that `model` can read and act in."""
     from gymnasium import spaces
 
+    if model.conditioning == "states" and not model.card.get("inverse_iterations"):
+        raise InputError(
+            "model: it predicts states and was trained without inverse dynamics, so it cannot act; "
+            "train it with --inverse-iterations above 0, or with --actions"
+        )
     if not isinstance(env.action_space, spaces.Box) or len(env.action_space.shape) != 1:
         raise InputError(f"env: action space {env.action_space}; accepted is a Box of one dimension")
     if env.action_space.shape != (model.action_size,):

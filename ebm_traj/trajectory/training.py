@@ -110,6 +110,7 @@ def train(
         "gradients_per_iteration": 1 + _chain_steps(trainer.raw),
         "train_seconds": round(report.seconds, 1),
         "restarts": report.restarts,
+        "inverse_iterations": settings.inverse_iterations,
         "parameters": parameter_count(trainer.raw),
         "device": _device_name(fabric.device),
         "seed": settings.trainer.seed,

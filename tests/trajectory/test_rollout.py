@@ -187,6 +187,13 @@ def test_an_environment_whose_state_differs_names_the_dimension(models):
         rollout(env, models["states"])
 
 
+def test_a_model_that_cannot_act_says_why(toy, tmp_path):
+    settings = TrainSettings(trainer=TrainerConfig(iterations=2), inverse_iterations=0)
+    model = train(toy, "fc", FCConfig(NETWORK), settings, tmp_path / "run")
+    with pytest.raises(InputError, match="without inverse dynamics"):
+        rollout(ToyEnv(), model)
+
+
 @pytest.mark.parametrize(
     "settings", [{"futures": 0}, {"horizon": 0}, {"replan_every": 5, "horizon": 4}, {"steps": 0}]
 )
