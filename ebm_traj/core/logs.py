@@ -9,17 +9,17 @@ from types import TracebackType
 class MetricLog:
     """Appends rows of figures to `metrics.csv` and to TensorBoard files in the same folder.
 
-    A resumed run drops the rows at and after its first iteration, so that no iteration stands twice.
+    A run resumed at an iteration drops the rows after it, so that none is missing or stands twice.
     """
 
-    def __init__(self, folder: Path, first_iteration: int = 0) -> None:
+    def __init__(self, folder: Path, iteration: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
         self.path = folder / "metrics.csv"
-        self._rows = [row for row in read_metrics(self.path) if row["iteration"] < first_iteration]
+        self._rows = [row for row in read_metrics(self.path) if row["iteration"] <= iteration]
         self._names = list(self._rows[0]) if self._rows else []
         self._rewrite()
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_iteration or None)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=iteration + 1 if iteration else None)
 
     def write(self, iteration: int, figures: Mapping[str, float]) -> None:
         """One row; the file is complete up to it when this returns."""

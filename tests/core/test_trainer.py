@@ -50,6 +50,10 @@ def make(folder, objective=None, config=CONFIG, identity=None) -> Trainer:
     )
 
 
+def stop():
+    raise KeyboardInterrupt
+
+
 def weights(trainer: Trainer) -> torch.Tensor:
     return nn.utils.parameters_to_vector(trainer.ema.module.parameters())
 
@@ -58,14 +62,16 @@ def test_a_resumed_run_takes_the_same_steps_as_an_uninterrupted_one(tmp_path):
     whole = make(tmp_path / "whole")
     whole.fit()
     first = make(tmp_path / "parts")
-    for _ in range(20):
-        first.step()
-    first.save()
+    step, first.step = first.step, lambda: step() if first.iteration < 23 else stop()
+    with pytest.raises(KeyboardInterrupt):
+        first.fit()
     second = make(tmp_path / "parts")
     second.resume()
     assert second.iteration == 20
     second.fit()
     assert torch.equal(weights(second), weights(whole))
+    rows = [read_metrics(tmp_path / name / "metrics.csv") for name in ("whole", "parts")]
+    assert rows[0] == rows[1] and [row["iteration"] for row in rows[0]] == list(range(5, 41, 5))
     assert torch.equal(second.raw.buffer.rows["chain"], whole.raw.buffer.rows["chain"])
 
 
@@ -148,10 +154,10 @@ def test_log_has_each_iteration_once_and_survives_a_resume(tmp_path):
         for iteration in (5, 10, 15):
             log.write(iteration, {"loss": float(iteration)})
     with MetricLog(tmp_path, 10) as log:
-        log.write(10, {"loss": 0.0, "more": 1.0})
+        log.write(15, {"loss": 0.0, "more": 1.0})
     rows = read_metrics(tmp_path / "metrics.csv")
-    assert [row["iteration"] for row in rows] == [5, 10]
-    assert rows[0] == {"iteration": 5, "loss": 5} and rows[1]["more"] == 1
+    assert [row["iteration"] for row in rows] == [5, 10, 15]
+    assert rows[1] == {"iteration": 10, "loss": 10} and rows[2] == {"iteration": 15, "loss": 0, "more": 1}
     assert list((tmp_path / "tensorboard").iterdir())
 
 
