@@ -19,7 +19,7 @@ class MetricLog:
         self._rows = [row for row in read_metrics(self.path) if row["iteration"] <= iteration]
         self._names = list(self._rows[0]) if self._rows else []
         self._rewrite()
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=iteration + 1 if iteration else None)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=iteration + 1)
 
     def write(self, iteration: int, figures: Mapping[str, float]) -> None:
         """One row; the file is complete up to it when this returns."""
