@@ -30,7 +30,6 @@ the time of simulating the frame. The low bytes of a float32 do not compress, so
 import dataclasses
 import hashlib
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from ebm_traj.atomic import replacing
 from ebm_traj.datasets.manifest import FORMAT, FORMAT_VERSION, Manifest
 from ebm_traj.errors import InputError
 
@@ -108,21 +108,14 @@ def write_hdf5(path: Path, arrays: dict[str, NDArray[Any]], attributes: dict[str
 
     The same arrays and attributes give the same bytes.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
     attributes = attributes | {"sha256": digest(arrays, attributes)}
-    try:
-        with h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
-            for name in sorted(attributes):
-                file.attrs[name] = attributes[name]
-            for name, array in arrays.items():
-                # HDF5 neither chunks nor filters what is empty.
-                filters = {"chunks": _chunks(array), "fletcher32": True, **COMPRESSION} if array.size else {}
-                file.create_dataset(name, data=array, track_times=False, **filters)
-        _sync(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync(path.parent)
+    with replacing(path) as temporary, h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
+        for name in sorted(attributes):
+            file.attrs[name] = attributes[name]
+        for name, array in arrays.items():
+            # HDF5 neither chunks nor filters what is empty.
+            filters = {"chunks": _chunks(array), "fletcher32": True, **COMPRESSION} if array.size else {}
+            file.create_dataset(name, data=array, track_times=False, **filters)
 
 
 def open_hdf5(path: Path) -> h5py.File:
@@ -242,14 +235,6 @@ def _chunks(array: NDArray[Any]) -> tuple[int, ...]:
     row_bytes = array.nbytes // len(array)
     rows = 2 ** round(max(0.0, math.log2(CHUNK_BYTES / row_bytes)))
     return (min(rows, len(array)), *array.shape[1:])
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _reason(error: BaseException) -> str:

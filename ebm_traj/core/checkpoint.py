@@ -1,7 +1,6 @@
 """Files of tensors and JSON, written whole or not at all: safetensors, never a pickle."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ebm_traj.atomic import replacing
 from ebm_traj.errors import InputError
 
 
@@ -19,10 +19,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, A
 
     The file is written under a temporary name, synced and renamed: a crash leaves the old one in place.
     """
-    temporary = path.with_name(path.name + ".tmp")
     contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    save_file(contiguous, temporary, metadata={"meta": json.dumps(meta)})
-    _sync_and_rename(temporary, path)
+    with replacing(path) as temporary:
+        save_file(contiguous, temporary, metadata={"meta": json.dumps(meta)})
 
 
 def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -43,9 +42,8 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[s
 
 def save_json(path: Path, value: Any) -> None:
     """Write JSON, whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    _sync_and_rename(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def load_json(path: Path) -> Any:
@@ -85,9 +83,3 @@ def under_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor
     """The tensors named `prefix.*`, without the prefix."""
     head = prefix + "."
     return {name.removeprefix(head): value for name, value in tensors.items() if name.startswith(head)}
-
-
-def _sync_and_rename(temporary: Path, path: Path) -> None:
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -29,6 +29,13 @@ class Objective(nn.Module):
 
     new_rows: int
     """How many new rows of data one step takes."""
+    batch_size: int
+    """Rows in a step, replayed ones included."""
+
+    @property
+    def gradients(self) -> int:
+        """Gradients of the network that one step costs, those of its chains included."""
+        return 1
 
     def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and figures to log (0-d tensors). `energy_*` figures are watched by the guard."""
@@ -85,6 +92,7 @@ class ContrastiveDivergence(Objective):
         self.config = config
         self.langevin = config.langevin
         self.buffer = ReplayBuffer(config.buffer_size)
+        self.batch_size = config.batch_size
         self.replayed_rows = round(config.batch_size * config.replay_fraction)
         self.new_rows = config.batch_size - self.replayed_rows
 
@@ -130,6 +138,10 @@ class ContrastiveDivergence(Objective):
             figures["proposal_loss"] = proposal_loss.detach()
         return loss, figures
 
+    @property
+    def gradients(self) -> int:
+        return 1 + self.langevin.steps
+
     def memory(self) -> dict[str, Tensor]:
         return {
             **{f"buffer.{name}": values for name, values in self.buffer.state().items()},
@@ -155,7 +167,7 @@ class Regression(Objective):
     def __init__(self, predict: nn.Module | Callable[[Condition], Tensor], batch_size: int) -> None:
         super().__init__()
         self.predict = predict
-        self.new_rows = batch_size
+        self.new_rows = self.batch_size = batch_size
 
     def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         loss = (self.predict(batch.condition) - batch.x).square().mean()

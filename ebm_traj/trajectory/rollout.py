@@ -50,23 +50,22 @@ def rollout(
 
     Raises InputError, before the first step, if the environment does not fit the model and says where.
     """
-    own_env = isinstance(env, str)
-    env = open_env(env) if own_env else env
-    model = load(model) if isinstance(model, str | Path) else model
-    check_fit(env, model)
     if min(steps, futures, horizon, replan_every) < 1 or replan_every > horizon:
         raise InputError(
             f"rollout: steps {steps}, futures {futures}, horizon {horizon}, replan_every {replan_every}; "
             "accepted are 1 and more, and replan_every up to the horizon"
         )
+    own_env = isinstance(env, str)
+    env = open_env(env) if own_env else env
+    model = load(model) if isinstance(model, str | Path) else model
     wishes = _named(energies)
     generator = seeded_generator(model.device, "rollout", seed)
-    observation, _ = env.reset(seed=seed)
-    log = _Log(
-        model, env, {"seed": seed, "futures": futures, "horizon": horizon, "replan_every": replan_every}
-    )
-    log.see(observation, env, record_frames)
+    settings = {"seed": seed, "futures": futures, "horizon": horizon, "replan_every": replan_every}
+    log = _Log(model, env, settings)
     try:
+        check_fit(env, model)
+        observation, _ = env.reset(seed=seed)
+        log.see(observation, env, record_frames)
         for t in range(steps):
             if t % replan_every == 0:
                 began = time.perf_counter()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ebm_traj.core.checkpoint import save_json
-from ebm_traj.core.objectives import Batch, Objective, Regression
+from ebm_traj.core.objectives import Batch, Regression
 from ebm_traj.core.trainer import TRAINING_FILE, Trainer, TrainerConfig
 from ebm_traj.datasets.recording import Recording
 from ebm_traj.datasets.statistics import with_training_statistics
@@ -106,8 +106,8 @@ def train(
         _train_inverse(model, windows, settings, out, fabric, identity)
     model.card = {
         "iterations": report.iterations,
-        "batch_size": trainer.raw.new_rows + getattr(trainer.raw, "replayed_rows", 0),
-        "gradients_per_iteration": 1 + _chain_steps(trainer.raw),
+        "batch_size": objective.batch_size,
+        "gradients_per_iteration": objective.gradients,
         "train_seconds": round(report.seconds, 1),
         "restarts": report.restarts,
         "inverse_iterations": settings.inverse_iterations,
@@ -174,18 +174,13 @@ def _train_inverse(
 
     config = dataclasses.replace(settings.trainer, iterations=settings.inverse_iterations, ema_decay=0.99)
     folder = out / INVERSE_FOLDER
-    objective: Objective = Regression(model.inverse, settings.inverse_batch_size)
+    objective = Regression(model.inverse, settings.inverse_batch_size)
     trainer = Trainer(objective, batch, config, folder, fabric, identity)
     if (folder / TRAINING_FILE).is_file():
         trainer.resume()
     folder.mkdir(parents=True, exist_ok=True)
     trainer.fit()
     trainer.raw.load_state_dict(trainer.ema.module.state_dict())
-
-
-def _chain_steps(objective: Objective) -> int:
-    sampler = getattr(objective, "langevin", None)
-    return 0 if sampler is None else int(sampler.steps)
 
 
 def _device_name(device: torch.device) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ebm_traj.atomic import replacing
 from ebm_traj.spec import StateSpec
 
 
@@ -130,9 +131,8 @@ def finite(value: Any) -> Any:
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write a file that is seen whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def write_scores(comparison: Comparison, path: Path) -> None:
