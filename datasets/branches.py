@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ebm_traj.datasets.shard import digest, open_hdf5, read_array, write_hdf5
+from ebm_traj.datasets.hdf5 import digest, open_hdf5, read_array, write_hdf5
 from ebm_traj.errors import InputError
 from ebm_traj.spec import StateSpec
 

@@ -2,16 +2,14 @@
 
 from pathlib import Path
 
+from tqdm import tqdm
+
 from ebm_traj.datasets.branches import BRANCHES_FILE, Branches
+from ebm_traj.datasets.hdf5 import open_hdf5
 from ebm_traj.datasets.manifest import Manifest
 from ebm_traj.datasets.recording import MAY_DIFFER
-from ebm_traj.datasets.shard import (
-    open_hdf5,
-    read_manifest,
-    shard_path,
-    temporary_files,
-    verify_shard,
-)
+from ebm_traj.datasets.shard import shard_path, temporary_files, verify_shard
+from ebm_traj.datasets.statistics import SILENT_SECONDS
 from ebm_traj.errors import InputError
 
 
@@ -20,6 +18,7 @@ def find_faults(folder: str | Path) -> list[str]:
 
     Found are truncated, damaged and foreign shards (each is read whole and its sha256 compared), shards of
     other settings than the first, missing numbers, numbers in the wrong file, and what a killed writer left.
+    A progress bar appears if it takes longer than seconds.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -28,7 +27,7 @@ def find_faults(folder: str | Path) -> list[str]:
     if not paths:
         raise InputError(f"{folder}: no shards (shard-00000.h5, ...); needed is a data set")
     faults, first = [], None
-    for path in paths:
+    for path in tqdm(paths, desc=f"{folder}", delay=SILENT_SECONDS, leave=False, disable=None):
         try:
             manifest = verify_shard(path)
             first = first or (path.name, manifest)
@@ -64,7 +63,6 @@ def _require_agreement(path: Path, manifest: Manifest, first_name: str, first: M
     if difference:
         raise InputError(f"{path}: differs from {first_name} in {difference}")
     with open_hdf5(path) as file:
-        read_manifest(file, path)
         number = int(file.attrs["shard"])
     if shard_path(path.parent, number) != path:
         raise InputError(f"{path}: holds shard number {number}")

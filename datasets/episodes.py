@@ -37,13 +37,35 @@ class Episodes:
         return window_starts(self.offsets, length, first)
 
 
+class WindowPlaces:
+    """All windows of `length` frames that lie inside one of some episodes, numbered but not listed.
+
+    They are numbered episode by episode, in the order of their frames; `len` is how many there are.
+    """
+
+    def __init__(
+        self, begins: NDArray[np.int64], frames: NDArray[np.int64], length: int, first: int = 0
+    ) -> None:
+        """Episodes begin at rows `begins` (N,), have `frames` (N,); windows start at step `first` or on."""
+        if length < 1 or first < 0:
+            raise InputError(
+                f"window of {length} frames from step {first}: needs 1 frame or more, from step 0 on"
+            )
+        self.begins = begins + first
+        self.before: NDArray[np.int64] = np.concatenate(
+            [[0], np.cumsum(np.maximum(frames - length + 1 - first, 0))]
+        ).astype(np.int64)
+
+    def __len__(self) -> int:
+        return int(self.before[-1])
+
+    def at(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows (n,) at which the windows of these numbers (n,) begin."""
+        episodes = np.searchsorted(self.before, numbers, side="right") - 1
+        return self.begins[episodes] + numbers - self.before[episodes]
+
+
 def window_starts(offsets: NDArray[np.int64], length: int, first: int = 0) -> NDArray[np.int64]:
     """Rows, in ascending order, where `length` frames fit inside an episode, from its step `first` on."""
-    if length < 1 or first < 0:
-        raise InputError(
-            f"window of {length} frames from step {first}: needs 1 frame or more, from step 0 on"
-        )
-    counts = np.maximum(np.diff(offsets) - length + 1 - first, 0)
-    begins = np.repeat(offsets[:-1] + first, counts)
-    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    return begins + within
+    places = WindowPlaces(offsets[:-1], np.diff(offsets), length, first)
+    return places.at(np.arange(len(places)))

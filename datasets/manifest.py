@@ -2,15 +2,21 @@
 
 import dataclasses
 import json
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from ebm_traj.datasets.compact import ActionGrid, refusal, round_states
+from ebm_traj.errors import InputError
 from ebm_traj.spec import StateSpec
 
 FORMAT = "ebm_traj recording"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)  # version 1 knew exact storage only
+
+Storage = Literal["exact", "compact"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,6 +45,40 @@ class Manifest:
     """Simulator states of validation and test episodes are kept at every so many steps; 0 for none."""
     versions: dict[str, str]
     """Versions of the packages that decide the numbers."""
+    storage: Storage = "exact"
+    """`exact`: float32 to the bit. `compact`: rounded to a grid, see `ebm_traj.datasets.compact`."""
+
+    def __post_init__(self) -> None:
+        if self.storage not in get_args(Storage):
+            raise InputError(f"storage '{self.storage}' is unknown; known: {', '.join(get_args(Storage))}")
+        problem = refusal(self.spec, self.action_low, self.action_high) if self.storage == "compact" else None
+        if problem:
+            raise InputError(f"storage compact, environment '{self.env_id}': {problem}; use --storage exact")
+
+    @cached_property
+    def action_grid(self) -> ActionGrid:
+        """The actions that compact storage holds."""
+        return ActionGrid(self.action_low, self.action_high)
+
+    def round_actions(self, actions: ArrayLike) -> NDArray[np.float32]:
+        """Actions (..., A) as the storage will hold them: unchanged, or the nearest of 255 levels.
+
+        To be called before every step, so that what is recorded is what was done, to the bit. Compact storage
+        makes NaN of what is not finite, and the nearest bound of what lies outside the box.
+        """
+        if self.storage == "exact":
+            return np.asarray(actions, dtype=np.float32)
+        return self.action_grid.round(actions)
+
+    def round_states(self, states: ArrayLike) -> NDArray[np.float32]:
+        """States (..., D) as the storage will hold them: unchanged, or the nearest points of its grid.
+
+        A simulator run that repeats a recorded episode, its states aligned (`StateSpec.align`) and rounded
+        by this function, equals the recording to the bit.
+        """
+        if self.storage == "exact":
+            return np.asarray(states, dtype=np.float32)
+        return round_states(self.spec, states)
 
     @property
     def num_shards(self) -> int:
@@ -65,6 +105,8 @@ class Manifest:
         """The manifest written by `attributes`."""
         values: dict[str, Any] = {}
         for field in dataclasses.fields(cls):
+            if field.name == "storage" and attributes["format_version"] == 1:
+                continue
             value = attributes[field.name]
             if field.name == "spec":
                 value = StateSpec.from_json(value)

@@ -8,15 +8,11 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ebm_traj.datasets.episodes import Episodes, window_starts
-from ebm_traj.datasets.shard import (
-    find_array,
-    open_hdf5,
-    read_array,
-    read_manifest,
-    read_rows,
-    require_finite,
-)
+from ebm_traj.datasets.compact_windows import CompactWindows, Layout, find_layout, most_open_files
+from ebm_traj.datasets.episodes import Episodes, WindowPlaces
+from ebm_traj.datasets.hdf5 import find_array, open_hdf5, read_array, read_rows
+from ebm_traj.datasets.manifest import Manifest
+from ebm_traj.datasets.shard import MANIFEST_DIGEST, read_frames, read_manifest, require_finite
 from ebm_traj.datasets.splits import Split, split_code
 from ebm_traj.errors import InputError
 from ebm_traj.spec import StateSpec
@@ -25,7 +21,7 @@ from ebm_traj.spec import StateSpec
 MAY_DIFFER = ("versions",)
 # Reading a shard whole takes as long as reading a window for every 20 of its frames (measured).
 READ_WHOLE = 20
-OPEN_FILES = 32
+OPEN_FILES = 256  # at most
 
 __all__ = ["Episodes", "Recording"]
 
@@ -49,18 +45,19 @@ class Recording:
         tables: list[dict[str, NDArray[Any]]] = []
         self.versions: list[dict[str, str]] = []
         """Package versions found in the shards, each combination once."""
+        layouts: list[Layout] = []
+        known: set[str] = set()
         for path in self.paths:
             with open_hdf5(path) as file:
-                manifest = read_manifest(file, path)
-                if path == self.paths[0]:
-                    self.manifest = manifest
-                difference = self.manifest.difference(manifest, ignore=MAY_DIFFER)
-                if difference:
-                    raise InputError(f"{path}: differs from {self.paths[0].name} in {difference}")
-                if manifest.versions not in self.versions:
-                    self.versions.append(manifest.versions)
+                found = str(file.attrs.get(MANIFEST_DIGEST, ""))
+                if not found or found not in known:
+                    self._add_manifest(read_manifest(file, path), path)
+                    known.add(found)
                 names = ("offsets", "episode", "seed", "split", "terminated", "success", "sim_index")
                 tables.append({name: read_array(file, name) for name in names})
+                if self.manifest.storage == "compact":
+                    offsets = tables[-1]["offsets"]
+                    layouts.append(find_layout(file, self.manifest, int(offsets[-1]), len(offsets) - 1))
         episodes_before = np.cumsum([0] + [len(table["episode"]) for table in tables])
         frames = np.cumsum([0] + [int(table["offsets"][-1]) for table in tables])
         self.shard_episodes: NDArray[np.int64] = episodes_before
@@ -89,6 +86,18 @@ class Recording:
         """(K, 2) episode row in this recording and step of each stored simulator state."""
         self._sim_before = np.cumsum([0] + [len(table["sim_index"]) for table in tables])
         self._files: dict[int, h5py.File] = {}
+        self._compact: CompactWindows | None = None
+        if layouts:
+            self._compact = CompactWindows(self.manifest, self.paths, layouts, frames)
+
+    def _add_manifest(self, manifest: Manifest, path: Path) -> None:
+        if path == self.paths[0]:
+            self.manifest = manifest
+        difference = self.manifest.difference(manifest, ignore=MAY_DIFFER)
+        if difference:
+            raise InputError(f"{path}: differs from {self.paths[0].name} in {difference}")
+        if manifest.versions not in self.versions:
+            self.versions.append(manifest.versions)
 
     @property
     def spec(self) -> StateSpec:
@@ -177,7 +186,7 @@ class Recording:
         """States (F, D) and actions (F, A), NaN at the last frame of each episode, of one shard."""
         path = self.paths[shard]
         with open_hdf5(path) as file:
-            states, taken = read_array(file, "states"), read_array(file, "actions")
+            states, taken = read_frames(file, self.manifest)
         begin, end = self.shard_episodes[shard : shard + 2]
         offsets = self.offsets[begin : end + 1] - self.offsets[begin]
         frames, steps = offsets[-1], offsets[-1] - (end - begin)
@@ -191,19 +200,22 @@ class Recording:
         actions[has_action] = taken
         return states, actions
 
+    def window_places(self, length: int, first: int = 0, split: Split | None = None) -> WindowPlaces:
+        """The windows of `length` frames that lie inside an episode of a split, numbered."""
+        rows = self.episode_rows(split)
+        return WindowPlaces(self.offsets[rows], self.lengths[rows] + 1, length, first)
+
     def window_starts(self, length: int, first: int = 0, split: Split | None = None) -> NDArray[np.int64]:
         """Rows of the whole recording where a window of `length` frames fits inside an episode of a split."""
-        starts = window_starts(self.offsets, length, first)
-        if split is None:
-            return starts
-        chosen = np.isin(np.arange(self.num_episodes), self.episode_rows(split))
-        return starts[chosen[np.searchsorted(self.offsets, starts, side="right") - 1]]
+        places = self.window_places(length, first, split)
+        return places.at(np.arange(len(places)))
 
     def read_windows(self, starts: ArrayLike, length: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """States (n, length, D) and actions (n, length, A) of windows, for data larger than memory.
 
-        `starts` (n,) are rows as given by `window_starts`. Many windows from few shards are read much
-        faster (each shard once, whole) than the same number from all over the recording.
+        `starts` (n,) are rows as given by `window_starts`. From compact storage each window is two small
+        reads. From exact storage many windows of few shards are read much faster (each shard once, whole)
+        than the same number from all over the recording. Not for several threads at once.
         """
         begins = np.asarray(starts, dtype=np.int64)
         row = np.searchsorted(self.offsets, begins, side="right") - 1
@@ -211,9 +223,12 @@ class Recording:
         ends = self.offsets[np.clip(row, 0, last) + 1]
         if np.any((begins < 0) | (row > last) | (begins + length > ends)):
             raise InputError(f"{self.folder}: a window of {length} frames does not lie inside one episode")
+        shards = np.searchsorted(self.shard_frames, begins, side="right") - 1
+        counts = length - (begins + length == ends)  # the last frame of an episode has no action
+        if self._compact is not None:
+            return self._compact.read(begins, shards, row - self.shard_episodes[shards], counts, length)
         states = np.empty((len(begins), length, self.spec.size), dtype=np.float32)
         actions = np.empty((len(begins), length, self.action_size), dtype=np.float32)
-        shards = np.searchsorted(self.shard_frames, begins, side="right") - 1
         for shard in np.unique(shards):
             here = np.flatnonzero(shards == shard)
             local = begins[here] - self.shard_frames[shard]
@@ -228,10 +243,9 @@ class Recording:
             order = np.argsort(local)  # neighbours share decompressed chunks
             for i, start, before in zip(here[order], local[order], episodes_before[order], strict=True):
                 states[i] = read_rows(state_rows, slice(start, start + length))
-                taken = length - int(begins[i] + length == ends[i])  # the last frame has no action
                 first = start - before
                 actions[i, -1] = np.nan
-                actions[i, :taken] = read_rows(action_rows, slice(first, first + taken))
+                actions[i, : counts[i]] = read_rows(action_rows, slice(first, first + counts[i]))
         return states, actions
 
     def read_sim_states(self, rows: ArrayLike) -> NDArray[np.float64]:
@@ -253,10 +267,12 @@ class Recording:
         """Close the files that windows are read from; they open again when needed."""
         while self._files:
             self._files.popitem()[1].close()
+        if self._compact is not None:
+            self._compact.close()
 
     def _open(self, shard: int) -> h5py.File:
         if shard not in self._files:
-            if len(self._files) >= OPEN_FILES:
+            if len(self._files) >= min(OPEN_FILES, most_open_files()):
                 self._files.pop(next(iter(self._files))).close()
             self._files[shard] = open_hdf5(self.paths[shard])
         return self._files[shard]

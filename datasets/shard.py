@@ -13,7 +13,16 @@ F = sum(T_i + 1) frames, S = sum(T_i) steps, K stored simulator states of size Z
 
 Root attributes hold what all shards of a data set share (`Manifest`), the shard's number and a sha256.
 
-Chunks of about 10 kB (64 frames of the hand), shuffled and deflated, each with a Fletcher checksum.
+With compact storage (`ebm_traj.datasets.compact`; P dimensions of the state are predicted, G given):
+
+    /states (F, P) int16 or int32   value = offset + scale * integer (attributes); the P dimensions in order
+    /given (R, G) float32           from frame /given_rows (R,) int64 on, one row at least in each episode
+    /actions (S, A) int8            value = offset + scale * integer (attributes)
+
+uncompressed and contiguous, so that a window is two reads at computed places of the file, each array with a
+crc32 over it as attribute. The other arrays are as above.
+
+Exact storage has chunks of about 10 kB (64 frames of the hand), shuffled and deflated, each with a checksum.
 Measured on 300 episodes of the hand (38 numbers, 152 bytes a frame; one core, no chunk cache):
 
     filter, frames in a chunk   bytes/frame   write MB/s   whole file MB/s   windows of 32 frames/s, random
@@ -28,8 +37,6 @@ the time of simulating the frame. The low bytes of a float32 do not compress, so
 """
 
 import dataclasses
-import hashlib
-import math
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +44,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ebm_traj.atomic import replacing
-from ebm_traj.datasets.manifest import FORMAT, FORMAT_VERSION, Manifest
+from ebm_traj.datasets import compact
+from ebm_traj.datasets.hdf5 import digest, find_array, open_hdf5, read_array, read_note, reason, write_hdf5
+from ebm_traj.datasets.manifest import FORMAT, READABLE_VERSIONS, Manifest
 from ebm_traj.errors import InputError
-
-CHUNK_BYTES = 10_000
-CHUNK_CACHE_BYTES = 2**20
-COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 4, "shuffle": True}
 
 
 @dataclasses.dataclass(eq=False)
@@ -76,6 +80,8 @@ DTYPES: dict[str, Any] = {
     "sim_states": np.float64,
     "sim_index": np.int64,
 }
+MANIFEST_DIGEST = "manifest_sha256"  # tells shards of one data set without reading all their attributes
+COMPACT_ARRAYS = ("states", "actions", "given", "given_rows")
 
 
 def shard_path(folder: Path, number: int) -> Path:
@@ -91,41 +97,24 @@ def temporary_files(folder: Path) -> list[Path]:
 def write_shard(folder: Path, number: int, manifest: Manifest, data: ShardData) -> Path:
     """Write a shard so that it is afterwards either whole or absent, whatever happens.
 
-    Raises InputError for arrays that do not fit together and for NaN or infinite values.
+    With compact storage states are rounded here (`Manifest.round_states`); actions must have been rounded
+    before they were done (`Manifest.round_actions`).
+
+    Raises InputError for arrays that do not fit together, for NaN or infinite values, and for what compact
+    storage cannot hold.
     """
     path = shard_path(folder, number)
     arrays: dict[str, NDArray[Any]] = {
         name: np.ascontiguousarray(getattr(data, name), dtype=dtype) for name, dtype in DTYPES.items()
     }
     _verify(path.name, manifest, arrays)
-    attributes = manifest.attributes() | {"shard": number}
-    write_hdf5(path, arrays, attributes)
+    attributes = manifest.attributes()
+    attributes |= {MANIFEST_DIGEST: digest({}, attributes), "shard": number}
+    plain: dict[str, dict[str, Any]] = {}
+    if manifest.storage == "compact":
+        arrays, plain = compact.encode(path.name, manifest.spec, manifest.action_grid, arrays)
+    write_hdf5(path, arrays, attributes, plain)
     return path
-
-
-def write_hdf5(path: Path, arrays: dict[str, NDArray[Any]], attributes: dict[str, Any]) -> None:
-    """Write arrays and attributes, with a sha256 over both, under a temporary name; sync; rename.
-
-    The same arrays and attributes give the same bytes.
-    """
-    attributes = attributes | {"sha256": digest(arrays, attributes)}
-    with replacing(path) as temporary, h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
-        for name in sorted(attributes):
-            file.attrs[name] = attributes[name]
-        for name, array in arrays.items():
-            # HDF5 neither chunks nor filters what is empty.
-            filters = {"chunks": _chunks(array), "fletcher32": True, **COMPRESSION} if array.size else {}
-            file.create_dataset(name, data=array, track_times=False, **filters)
-
-
-def open_hdf5(path: Path) -> h5py.File:
-    """An open file; InputError with one line if it is missing, truncated or not HDF5."""
-    try:
-        return h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE_BYTES)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: not a whole HDF5 file ({_reason(error)})") from error
 
 
 def read_manifest(file: h5py.File, path: Path) -> Manifest:
@@ -133,63 +122,47 @@ def read_manifest(file: h5py.File, path: Path) -> Manifest:
     attributes = dict(file.attrs)
     if attributes.get("format") != FORMAT:
         raise InputError(f"{path}: an HDF5 file, but not a shard of a recording (format = '{FORMAT}')")
-    if attributes["format_version"] != FORMAT_VERSION:
+    if attributes.get("format_version") not in READABLE_VERSIONS:
         raise InputError(
-            f"{path}: format version {attributes['format_version']}; read here is version {FORMAT_VERSION}"
+            f"{path}: format version {attributes.get('format_version')}; "
+            f"read here are versions {', '.join(map(str, READABLE_VERSIONS))}"
         )
     try:
         return Manifest.from_attributes(attributes)
     except (KeyError, ValueError, TypeError) as error:
-        raise InputError(f"{path}: broken attributes ({_reason(error)})") from error
+        raise InputError(f"{path}: broken attributes ({reason(error)})") from error
 
 
-def read_array(file: h5py.File, name: str) -> NDArray[Any]:
-    """An array; InputError with one line if it is missing or damaged."""
-    return read_rows(find_array(file, name))
-
-
-def find_array(file: h5py.File, name: str) -> h5py.Dataset:
-    """An array as a handle to read rows from; InputError if it is missing."""
-    try:
-        return file[name]
-    except (KeyError, OSError):
-        raise InputError(f"{file.filename}: array '{name}' is missing") from None
-
-
-def read_rows(array: h5py.Dataset, rows: slice | None = None) -> NDArray[Any]:
-    """Some rows of an array, or all; InputError if they are damaged."""
-    try:
-        return array[rows if rows is not None else ...]
-    except OSError as error:
-        name = array.name.lstrip("/")
-        raise InputError(f"{array.file.filename}: array '{name}' is damaged ({_reason(error)})") from error
+def read_frames(file: h5py.File, manifest: Manifest) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """States (F, D) and actions (S, A) of an open shard; InputError if they are damaged."""
+    if manifest.storage == "exact":
+        return read_array(file, "states"), read_array(file, "actions")
+    return _decoded(file, manifest, {name: read_array(file, name) for name in COMPACT_ARRAYS})
 
 
 def verify_shard(path: Path) -> Manifest:
     """Read a shard whole, check sha256 and contents, and give its manifest; InputError if it fails."""
     with open_hdf5(path) as file:
         manifest = read_manifest(file, path)
-        arrays = {name: read_array(file, name) for name in DTYPES}
+        names = {**DTYPES, **dict.fromkeys(COMPACT_ARRAYS if manifest.storage == "compact" else ())}
+        arrays = {name: read_array(file, name) for name in names}
+        notes = {name: dict(file[name].attrs) for name in names}
         attributes = dict(file.attrs)
-    stored = attributes.pop("sha256", None)
-    if digest(arrays, attributes) != stored:
-        raise InputError(f"{path}: the sha256 of its contents is not the one written in it")
+        stored = attributes.pop("sha256", None)
+        if digest(arrays, attributes, notes) != stored:
+            raise InputError(f"{path}: the sha256 of its contents is not the one written in it")
+        if manifest.storage == "compact":
+            arrays["states"], arrays["actions"] = _decoded(file, manifest, arrays)
     _verify(str(path), manifest, arrays)
     return manifest
 
 
-def digest(arrays: dict[str, NDArray[Any]], attributes: dict[str, Any]) -> str:
-    """sha256 over names, types, shapes and values of arrays and attributes."""
-    sha = hashlib.sha256()
-    for name in sorted(attributes):
-        value = attributes[name]
-        plain = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
-        sha.update(f"{name}={plain!r};".encode())
-    for name in sorted(arrays):
-        array = arrays[name]
-        sha.update(f"{name}:{array.dtype.str}{array.shape};".encode())
-        sha.update(np.ascontiguousarray(array).data if array.size else b"")
-    return sha.hexdigest()
+def _decoded(
+    file: h5py.File, manifest: Manifest, arrays: dict[str, NDArray[Any]]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    states = find_array(file, "states")
+    scale, offset = (read_note(states, key, len(manifest.spec.predicted)) for key in ("scale", "offset"))
+    return compact.decode(file.filename, manifest.spec, manifest.action_grid, arrays, scale, offset)
 
 
 def _verify(where: str, manifest: Manifest, arrays: dict[str, NDArray[Any]]) -> None:
@@ -229,13 +202,3 @@ def require_finite(
         f"{where}: {name} of episode {episode[i]} at step {row - starts[i]} are not finite "
         "(NaN or infinity); recordings hold finite numbers only"
     )
-
-
-def _chunks(array: NDArray[Any]) -> tuple[int, ...]:
-    row_bytes = array.nbytes // len(array)
-    rows = 2 ** round(max(0.0, math.log2(CHUNK_BYTES / row_bytes)))
-    return (min(rows, len(array)), *array.shape[1:])
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160]

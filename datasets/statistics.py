@@ -2,10 +2,14 @@
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from ebm_traj.datasets.recording import Recording
 from ebm_traj.datasets.splits import split_code
 from ebm_traj.spec import StateSpec
+
+BLOCK = 2048  # rows taken together: they stay in the cache of a core
+SILENT_SECONDS = 2
 
 
 class Moments:
@@ -21,15 +25,17 @@ class Moments:
 
     def add(self, rows: NDArray[np.floating]) -> None:
         """Add rows (n, size)."""
-        if not len(rows):
-            return
-        values = rows.astype(np.float64)
-        mean = values.mean(0)
-        total = self.count + len(values)
-        shift = mean - self.mean
-        self.squares += ((values - mean) ** 2).sum(0) + shift**2 * self.count * len(values) / total
-        self.mean = self.mean + shift * len(values) / total
-        self.count = total
+        for begin in range(0, len(rows), BLOCK):
+            values = rows[begin : begin + BLOCK].astype(np.float64)
+            mean = values.mean(0)
+            values -= mean
+            total = self.count + len(values)
+            shift = mean - self.mean
+            self.squares += (
+                np.einsum("ij,ij->j", values, values) + shift**2 * self.count * len(values) / total
+            )
+            self.mean = self.mean + shift * len(values) / total
+            self.count = total
 
     @property
     def std(self) -> NDArray[np.float64]:
@@ -40,11 +46,13 @@ class Moments:
 def with_training_statistics(recording: Recording) -> StateSpec:
     """The recording's spec with mean, std and one-step change of its training split.
 
-    Reads one shard at a time. Raises InputError if there is no training episode.
+    Reads one shard at a time, with a progress bar if it takes longer than seconds. Raises InputError if there
+    is no training episode.
     """
     recording.episode_rows("train")
     states, changes = Moments(recording.spec.size), Moments(recording.spec.size)
-    for shard in range(len(recording.paths)):
+    shards = range(len(recording.paths))
+    for shard in tqdm(shards, desc="statistics", delay=SILENT_SECONDS, leave=False, disable=None):
         begin, end = recording.shard_episodes[shard : shard + 2]
         frames = recording.read_shard(shard)[0]
         offsets = recording.offsets[begin : end + 1] - recording.offsets[begin]
@@ -52,6 +60,7 @@ def with_training_statistics(recording: Recording) -> StateSpec:
         states.add(frames[train])
         same_episode = np.ones(len(frames) - 1, dtype=bool)
         same_episode[offsets[1:-1] - 1] = False
-        kept = train[1:] & same_episode
-        changes.add(frames[1:][kept].astype(np.float64) - frames[:-1][kept])
+        before = np.flatnonzero(train[1:] & same_episode)
+        for part in np.split(before, range(BLOCK, len(before), BLOCK)):
+            changes.add(frames[part + 1].astype(np.float64) - frames[part])
     return recording.spec.with_statistics(states.mean, states.std, changes.std)

@@ -1,7 +1,8 @@
-"""Files that are seen whole or not at all, whatever happens while they are written."""
+"""Files and folders that are seen whole or not at all, whatever happens while they are written."""
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,25 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+@contextlib.contextmanager
+def creating_folder(path: Path) -> Iterator[Path]:
+    """Gives a temporary folder beside `path`, a new name; on leaving, it is synced and becomes `path`.
+
+    After an error it is gone. What a killed process left is removed by the next that creates the same folder.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for part in (*temporary.rglob("*"), temporary):
+            _sync(part)
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     _sync(path.parent)
 
 

@@ -17,8 +17,9 @@ from ebm_traj.spec import StateSpec, state_names
 
 Array = NDArray[np.float64]
 
-SUBSTEPS = 20  # of 2 ms: one environment step is 40 ms
-SETTLE_SUBSTEPS = 10 * SUBSTEPS
+STEP_SECONDS = 0.04
+SUBSTEPS = 20  # simulator steps of 2 ms in an environment step, as in gymnasium-robotics
+SETTLE_STEPS = 10  # environment steps in which a placed object comes to rest
 PALM_HEIGHT = 0.04  # metres; an object whose centre is lower after settling has fallen off
 MAX_RESET_ATTEMPTS = 1000
 ACTIONS = 20
@@ -83,8 +84,11 @@ class HandModel:
     environment's random generator.
     """
 
-    def __init__(self, object_name: str) -> None:
+    def __init__(self, object_name: str, substeps: int = SUBSTEPS) -> None:
         self.mj = mujoco.MjModel.from_xml_path(str(asset_path(object_name)))
+        self.substeps = substeps
+        if substeps != SUBSTEPS:
+            self.mj.opt.timestep = STEP_SECONDS / substeps
         sizes = [mujoco.mj_stateSize(self.mj, bits) for bits in (1, PHYSICS, PHYSICS_AND_WARMSTART)]
         self.time_size, self.physics_size, self.simulator_size = sizes
         self.goal = slice(self.simulator_size, self.simulator_size + POSE)
@@ -143,7 +147,7 @@ class HandModel:
             mujoco.mj_forward(mj, data)
             data.qpos[self.object_qpos] = task.draw_object_pose(rng, mj.qpos0[self.object_qpos])
             data.ctrl[:] = self._centre
-            mujoco.mj_step(mj, data, nstep=SETTLE_SUBSTEPS)
+            mujoco.mj_step(mj, data, nstep=SETTLE_STEPS * self.substeps)
             mujoco.mj_forward(mj, data)
             if not self._diverged(data) and data.site_xpos[self._site, 2] > PALM_HEIGHT:
                 return task.draw_goal(rng, data.qpos[self.object_qpos].copy())
@@ -152,7 +156,7 @@ class HandModel:
     def step(self, data: mujoco.MjData, control: Array) -> bool:
         """Simulate one environment step; False if the simulation diverged, and `data` is then of no use."""
         data.ctrl[:] = control
-        mujoco.mj_step(self.mj, data, nstep=SUBSTEPS)
+        mujoco.mj_step(self.mj, data, nstep=self.substeps)
         return not self._diverged(data)
 
     def _diverged(self, data: mujoco.MjData) -> bool:
@@ -180,6 +184,11 @@ class HandModel:
         if not np.isfinite(array).all():
             raise InputError("simulator state: found NaN or infinity; accepted are finite numbers")
         return array
+
+    def object_poses(self, physics: Array) -> Array:
+        """Object poses (..., 7) of physics (..., P) or simulator states (..., S)."""
+        first = self.time_size + self.object_qpos.start
+        return physics[..., first : first + POSE]
 
     def observe(self, states: Array) -> dict[str, Array]:
         """Of states (..., S): `observation` (..., 61), `achieved_goal` (..., 7), `desired_goal` (..., 7)."""

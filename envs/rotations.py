@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
+TINY = 1e-12
+
 
 def dot(a: Array, b: Array) -> Array:
     """Inner product over the last axis, of size three or four."""
@@ -67,6 +69,26 @@ def to_euler(quaternion: Array) -> tuple[Array, Array, Array]:
         np.arctan2(m02, cosine),
         np.where(regular, -np.arctan2(m01, m00), np.arctan2(m10, m11)),
     )
+
+
+def to_matrix(quaternion: Array) -> Array:
+    """Rotation matrices (..., 3, 3) of unit quaternions (..., 4)."""
+    w, x, y, z = np.moveaxis(quaternion, -1, 0)
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+def to_rotation_vector(quaternion: Array) -> Array:
+    """Axis times angle (..., 3), the angle from 0 to pi, of unit quaternions (..., 4)."""
+    q = np.where(quaternion[..., :1] < 0, -quaternion, quaternion)
+    vector = q[..., 1:]
+    length = np.sqrt(dot(vector, vector))[..., None]  # the sine of half the angle
+    angle = 2 * np.arctan2(length, q[..., :1])
+    return vector * np.where(length > TINY, angle / np.maximum(length, TINY), 2.0)
 
 
 def _axis_aligned() -> Array:

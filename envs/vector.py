@@ -13,8 +13,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
-from ebm_traj.envs.hand import METADATA, Observation, action_space, check_display, observation_space
-from ebm_traj.envs.hand_model import ACTIONS, SUBSTEPS, HandModel, state_spec
+from ebm_traj.envs.hand import METADATA, Observation, action_space, check_display, check_substeps, observation_space
+from ebm_traj.envs.hand_model import ACTIONS, STEP_SECONDS, SUBSTEPS, HandModel, state_spec
 from ebm_traj.envs.hand_task import HandTask
 from ebm_traj.envs.render import HandScene
 from ebm_traj.envs.workers import HandWorkers, usable_cores
@@ -33,7 +33,7 @@ class HandVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]]):
         max_episode_steps: truncate after so many steps; None: never.
         autoreset_mode: Gymnasium's: a finished environment is reset in the next step, in the same step (the
             last observation is then `info["final_obs"]`), or only by `reset(options={"reset_mask": mask})`.
-        render_mode, width, height: as in `HandEnv`.
+        substeps, render_mode, width, height: as in `HandEnv`.
         task: `object`, `target_rotation` and all other settings of `HandTask`.
 
     Raises:
@@ -47,12 +47,14 @@ class HandVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]]):
         max_episode_steps: int | None = 100,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         *,
+        substeps: int = SUBSTEPS,
         render_mode: str | None = None,
         width: int = 480,
         height: int = 480,
         **task: Any,
     ) -> None:
         check_display(render_mode, width, height, max_episode_steps)
+        check_substeps(substeps)
         for name, value in (("num_envs", num_envs), ("num_threads", num_threads)):
             if not (isinstance(value, int) and value >= 1) and (name, value) != ("num_threads", None):
                 raise InputError(f"hand environment: {name} is {value!r}; accepted: a whole number from 1 up")
@@ -75,9 +77,9 @@ class HandVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]]):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.state_spec: StateSpec = state_spec()
 
-        self._hand = HandModel(self.task.object)
+        self._hand = HandModel(self.task.object, substeps)
         self.model = self._hand.mj
-        self.dt = self.model.opt.timestep * SUBSTEPS  # seconds
+        self.dt = STEP_SECONDS
         self._states = np.zeros((num_envs, self._hand.state_size))
         self._started = np.zeros(num_envs, dtype=bool)
         self._finished = np.zeros(num_envs, dtype=bool)  # episodes that ended and are to be reset
@@ -199,6 +201,12 @@ class HandVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]]):
         self._states[chosen] = self._hand.check_states(states, (len(chosen),))
         self._started[chosen] = True
         self._finished[chosen] = self._over()[chosen]
+
+    def set_goals(self, goals: ArrayLike, indices: ArrayLike) -> None:
+        """Give the environments of `indices` (K,) the goal poses `goals` (K, 7) from here on."""
+        states = self._states[indices]
+        states[:, self._hand.goal] = goals
+        self.set_state(states, indices)
 
     def rollout(self, states: ArrayLike, actions: ArrayLike) -> NDArray[np.float64]:
         """What follows from `states` (B, S) under `actions` (B, H, 20): MuJoCo's full physics (B, H, P).

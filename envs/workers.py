@@ -18,7 +18,7 @@ import mujoco.rollout
 import numpy as np
 from numpy.typing import NDArray
 
-from ebm_traj.envs.hand_model import SUBSTEPS, HandModel
+from ebm_traj.envs.hand_model import HandModel
 from ebm_traj.envs.hand_task import HandTask
 
 Array = NDArray[np.float64]
@@ -78,23 +78,23 @@ class HandWorkers:
     def rollout(self, states: Array, control: Array) -> Array:
         """Physics (B, H, P) after each step from states (B, S) under joint targets (B, H, 20)."""
         batch, steps, _ = control.shape
-        size = self.hand.physics_size
+        size, per_step = self.hand.physics_size, self.hand.substeps
         physics = states[:, :size]
         warmstart = states[:, size : self.hand.simulator_size]
         result = np.empty((batch, steps, size))
         if self._rollout is None:
             self._rollout = mujoco.rollout.Rollout(nthread=self.num_threads)
-        rows = max(self.num_threads, ROLLOUT_BYTES // (8 * SUBSTEPS * max(steps, 1) * size))
+        rows = max(self.num_threads, ROLLOUT_BYTES // (8 * per_step * max(steps, 1) * size))
         for first in range(0, batch if steps else 0, rows):
             part = slice(first, first + rows)
             substeps, _ = self._rollout.rollout(
                 self.hand.mj,
                 self._datas,
                 np.ascontiguousarray(physics[part]),
-                np.repeat(control[part], SUBSTEPS, axis=1),
+                np.repeat(control[part], per_step, axis=1),
                 initial_warmstart=np.ascontiguousarray(warmstart[part]),
             )
-            result[part] = substeps[:, SUBSTEPS - 1 :: SUBSTEPS]
+            result[part] = substeps[:, per_step - 1 :: per_step]
         for data in self._datas:
             data.warning.number[:] = 0  # a divergence here says nothing of the next step
         return result

@@ -10,25 +10,31 @@ from typing import Any, Literal
 import tyro
 
 from ebm_traj.benchmarks.collect import benchmark_collect
+from ebm_traj.benchmarks.windows import benchmark_windows, table
 from ebm_traj.cli import run
 from ebm_traj.envs.workers import usable_cores
 from ebm_traj.errors import InputError
 
-PACKAGES = ("mujoco", "gymnasium", "gymnasium-robotics", "numpy", "torch")
+EPISODES = {"collect": 256, "windows": 20_000}
+PACKAGES = ("h5py", "mujoco", "gymnasium", "gymnasium-robotics", "numpy", "torch")
 
 
 @dataclasses.dataclass
 class Args:
     """Speed against named peers."""
 
-    what: tyro.conf.Positional[Literal["collect"]] = "collect"
-    """collect: the collector against bare mujoco.rollout and Gymnasium's AsyncVectorEnv."""
-    episodes: int = 256
-    """Episodes of 100 steps in each round."""
+    what: tyro.conf.Positional[Literal["collect", "windows"]] = "collect"
+    """collect: the collector against bare mujoco.rollout and Gymnasium's AsyncVectorEnv; windows: random
+    windows from compact storage against exact storage and a group for each episode."""
+    episodes: int | None = None
+    """Episodes of 100 steps: in each round of collect (default 256), in the sets of windows (default 20,000;
+    200,000 are the size of the paper: 12 GB for a while, some ten minutes)."""
     rounds: int = 3
     """Rounds, in which everything takes its turn; medians are printed."""
     workers: int | None = None
-    """Threads or processes of each; default: all cores."""
+    """Threads or processes of each in collect; default: all cores. Windows are read by one thread."""
+    folder: Path | None = None
+    """Where windows makes its sets for a while; default: the system's temporary folder."""
     out: Path | None = None
     """Also write the table here (.md) and beside it as JSON (.json)."""
 
@@ -43,23 +49,32 @@ def machine() -> dict[str, str]:
     }
 
 
-def markdown(rows: list[Any], about: dict[str, str]) -> str:
-    """The table and the machine, as Markdown."""
+def collect_table(rows: list[Any]) -> str:
+    """The rows of the collector, as Markdown."""
     lines = ["| | steps/s | collector is x times as fast |", "|---|---:|---:|"]
     lines += [f"| {row.name} | {row.steps_per_second:,.0f} | {row.ratio:.2f} |" for row in rows]
-    return "\n".join([*lines, "", ", ".join(f"{name} {value}" for name, value in about.items())]) + "\n"
+    return "\n".join(lines)
 
 
 def main(args: Args) -> None:
     """Speed against named peers."""
     if args.out is not None and args.out.suffix != ".md":
         raise InputError(f"--out: {args.out}; accepted is a path that ends with .md")
-    for name in ("episodes", "rounds"):
-        if getattr(args, name) < 1:
-            raise InputError(f"--{name} {getattr(args, name)}: accepted are 1 and more")
-    rows = benchmark_collect(episodes=args.episodes, rounds=args.rounds, workers=args.workers)
+    episodes = EPISODES[args.what] if args.episodes is None else args.episodes
+    for name, value in (("episodes", episodes), ("rounds", args.rounds)):
+        if value < 1:
+            raise InputError(f"--{name} {value}: accepted are 1 and more")
+    if args.folder is not None and not args.folder.is_dir():
+        raise InputError(f"--folder {args.folder}: no such folder")
+    rows: list[Any]
+    if args.what == "collect":
+        rows = benchmark_collect(episodes=episodes, rounds=args.rounds, workers=args.workers)
+        lines = collect_table(rows)
+    else:
+        rows = benchmark_windows(episodes=episodes, rounds=args.rounds, folder=args.folder)
+        lines = table(rows)
     about = machine()
-    text = markdown(rows, about)
+    text = f"{lines}\n\n{', '.join(f'{name} {value}' for name, value in about.items())}\n"
     print(text, end="")
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,9 @@
-"""Collect a data set, resume, describe or check one, or add simulator branches to it."""
+"""Collect a data set, resume, describe or check one, add simulator branches, or trade with Minari."""
 
 import dataclasses
+import sys
 from pathlib import Path
+from typing import Literal
 
 from ebm_traj.cli import json_object, run
 from ebm_traj.errors import InputError
@@ -12,11 +14,17 @@ class Args:
     """Arguments of the collector."""
 
     out: Path | None = None
-    """Folder of the data set to collect; with --branches: of the data set to add branches to."""
+    """Folder of the data set to collect; with --branches and --export-minari: of the one to read."""
     describe: Path | None = None
-    """Instead of collecting, print what this data set holds."""
+    """Instead of collecting, print what this data set holds and draw a contact sheet of it."""
+    figure: Path | None = None
+    """With --describe: where the contact sheet goes (PNG); default description.png in the data set."""
     check: Path | None = None
     """Instead of collecting, verify every shard of this data set."""
+    import_minari: str | None = None
+    """Instead of collecting, make --out from this Minari data set: an id (fetched if need be) or a folder."""
+    export_minari: str | None = None
+    """Instead of collecting, write the data set --out for Minari: under this id, or to a path as ./NAME."""
     env: str = "ebm_traj/HandBlock-v0"
     """Gymnasium id, also as module:id; observations Box or Dict of Box, actions Box."""
     env_kwargs: str = "{}"
@@ -45,6 +53,8 @@ class Args:
     """Episodes in a file; with hand environments also those stepped together."""
     sim_state_every: int = 10
     """Keep full simulator states of held-out episodes at every so many steps, to branch from; 0 for none."""
+    storage: Literal["exact", "compact"] = "exact"
+    """exact: float32 to the bit. compact: rounded to a fine grid, under half the size, fast random reads."""
     branches: int = 0
     """Re-run the simulator of an existing data set (--out) so many times from each context."""
     contexts: int = 64
@@ -57,24 +67,39 @@ class Args:
 
 def main(args: Args) -> None:
     """Collect MuJoCo (or any Gymnasium) rollouts as a folder of HDF5 shards."""
+    require_one_task(args)
+    if args.describe is not None:
+        from ebm_traj.describing import describe
+
+        print(describe(args.describe, args.figure))
+    elif args.check is not None:
+        from ebm_traj.datasets.check import check
+
+        print(check(args.check))
+    elif args.import_minari:
+        import_data(args, args.import_minari)
+    elif args.export_minari:
+        export_data(args, args.export_minari)
+    elif args.branches:
+        add_branches(args)
+    else:
+        collect(args)
+
+
+def require_one_task(args: Args) -> None:
+    """Raise InputError unless the arguments ask for one thing."""
+    instead = {"import_minari": args.import_minari, "export_minari": args.export_minari}
+    wanted = [name for name, value in (instead | {"branches": args.branches}).items() if value]
+    if len(wanted) > 1 or (wanted and args.out is None):
+        raise InputError(f"{' and '.join(wanted)} given; needed is one at a time, with --out")
     given = [name for name in ("out", "describe", "check") if getattr(args, name) is not None]
     if len(given) != 1:
         found = " and ".join(given) or "nothing"
         raise InputError(f"{found} given; needed is one of --out, --describe, --check")
     if args.branches < 0:
         raise InputError(f"branches: {args.branches}; needs 1 or more, or 0 to collect")
-    if args.describe is not None:
-        from ebm_traj.datasets.describe import describe
-
-        print(describe(args.describe))
-    elif args.check is not None:
-        from ebm_traj.datasets.check import check
-
-        print(check(args.check))
-    elif args.branches:
-        add_branches(args)
-    else:
-        collect(args)
+    if args.figure is not None and args.describe is None:
+        raise InputError("figure given; it needs --describe")
 
 
 def collect(args: Args) -> None:
@@ -111,6 +136,7 @@ SAME_NAMES = (
     "validation_fraction",
     "episodes_per_shard",
     "sim_state_every",
+    "storage",
 )
 
 
@@ -135,6 +161,39 @@ def add_branches(args: Args) -> None:
     )
     branches.save(path)
     print(f"{path}: {args.contexts} contexts, {args.branches} branches of {args.horizon} steps each")
+
+
+def import_data(args: Args, source: str) -> None:
+    """Make a data set from one of Minari's."""
+    from ebm_traj.collect.minari_import import ImportSettings, import_minari
+
+    assert args.out is not None
+    settings = ImportSettings(
+        args.seed, args.test_fraction, args.validation_fraction, args.episodes_per_shard
+    )
+    made = import_minari(source, args.out, settings)
+    if made.rounded:
+        rounded = ", ".join(made.rounded)
+        print(
+            f"note: {rounded} of '{made.dataset_id}' rounded to float32, as recordings hold it",
+            file=sys.stderr,
+        )
+    print(
+        f"{args.out}: {made.episodes:,} episodes, {made.steps:,} steps of Minari's '{made.dataset_id}'\n"
+        f"next: python scripts/train_traj.py --data {args.out} --model ebm --out runs/ebm"
+    )
+
+
+def export_data(args: Args, target: str) -> None:
+    """Write a data set for readers of Minari."""
+    from ebm_traj.collect.minari_export import export_minari
+
+    assert args.out is not None
+    made = export_minari(args.out, target)
+    print(
+        f"{made.path}: {made.episodes:,} episodes, {made.steps:,} steps\n"
+        f"next: minari.MinariDataset('{made.path / 'data'}')"
+    )
 
 
 if __name__ == "__main__":

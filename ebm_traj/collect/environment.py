@@ -26,8 +26,8 @@ def open_environment(env_id: str, env_kwargs: dict[str, Any], steps: int) -> gym
         raise InputError(f"environment '{env_id}': {first_line(error)}") from None
     except TypeError as error:
         raise InputError(f"environment '{env_id}' with {env_kwargs}: {first_line(error)}") from None
-    problem = _space_problem(env.observation_space, "observation")
-    problem = problem or _space_problem(env.action_space, "action")
+    problem = space_problem(env.observation_space, "observation")
+    problem = problem or space_problem(env.action_space, "action")
     if problem:
         env.close()
         raise InputError(f"environment '{env_id}': {problem}")
@@ -43,7 +43,7 @@ def action_box(env: gymnasium.Env) -> tuple[NDArray[np.float32], NDArray[np.floa
 def state_spec(env: gymnasium.Env) -> StateSpec:
     """The environment's own state spec, or all numbers of its flattened observation."""
     own = getattr(env.unwrapped, "state_spec", None)
-    return own if isinstance(own, StateSpec) else StateSpec.from_size(_size(env.observation_space))
+    return own if isinstance(own, StateSpec) else StateSpec.from_size(space_size(env.observation_space))
 
 
 def has_lockstep(env: gymnasium.Env) -> bool:
@@ -71,12 +71,13 @@ def first_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _space_problem(space: Space, what: str) -> str | None:
+def space_problem(space: Space, what: str) -> str | None:
+    """Why a space of `what` (`observation` or `action`) cannot be recorded, in words; None if it can."""
     accepted = "accepted are Box spaces of one dimension"
     if what == "observation":
         accepted += " and Dicts of them"
     if isinstance(space, Dict) and what == "observation":
-        problems = [_space_problem(part, what) for part in space.spaces.values()]
+        problems = [space_problem(part, what) for part in space.spaces.values()]
         return next((problem for problem in problems if problem), None)
     if isinstance(space, Box) and len(space.shape) == 1:
         return None
@@ -84,8 +85,9 @@ def _space_problem(space: Space, what: str) -> str | None:
     return f"its {what} space is a {found}; {accepted}"
 
 
-def _size(space: Space) -> int:
+def space_size(space: Space) -> int:
+    """How many numbers a Box, or Dict of them, has when flattened."""
     if isinstance(space, Dict):
-        return sum(_size(part) for part in space.spaces.values())
+        return sum(space_size(part) for part in space.spaces.values())
     assert space.shape is not None
     return int(np.prod(space.shape))

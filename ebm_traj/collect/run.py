@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ebm_traj.collect.environment import action_box, has_lockstep, open_environment, open_lockstep, state_spec
 from ebm_traj.collect.shards import Report, collect_lockstep, collect_one_by_one
 from ebm_traj.collect.workers import collect_in_processes
-from ebm_traj.datasets.manifest import Manifest
+from ebm_traj.datasets.manifest import Manifest, Storage
 from ebm_traj.datasets.shard import (
     ShardData,
     open_hdf5,
@@ -58,6 +58,8 @@ class CollectSettings:
     """Episodes in a file; with hand environments also those stepped together."""
     sim_state_every: int = 10
     """Keep full simulator states of validation and test episodes at every so many steps; 0 for none."""
+    storage: Storage = "exact"
+    """exact: float32 to the bit. compact: rounded to a fine grid, under half the size, fast random reads."""
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -112,6 +114,7 @@ def make_manifest(settings: CollectSettings) -> Manifest:
         validation_fraction=settings.validation_fraction,
         sim_state_every=settings.sim_state_every if can_store_states else 0,
         versions=_versions(),
+        storage=settings.storage,
     )
 
 

@@ -93,7 +93,7 @@ def collect_lockstep(envs: Any, policy: Policy, manifest: Manifest, shard: int, 
             sim_states = envs.get_state()
             for row in held_out[running[held_out]]:
                 builder.add_sim_state(int(row), step, sim_states[row])
-        actions = policy.act(observation, actions)
+        actions = manifest.round_actions(policy.act(observation, actions))
         builder.actions[:, step] = actions
         observation, rewards, terminated, _, info = envs.step(actions)
         builder.states[:, step + 1] = spec.read(observation)
@@ -127,7 +127,7 @@ def collect_one_by_one(
         for step in range(manifest.steps):
             if get_state and row in builder.held_out and builder.keeps_sim_states_at(step):
                 builder.add_sim_state(row, step, get_state())
-            actions = policy.act(observation, actions)
+            actions = manifest.round_actions(policy.act(observation, actions))
             builder.actions[row, step] = actions[0]
             observation, reward, terminated, truncated, info = env.step(actions[0])
             builder.states[row, step + 1] = spec.read(observation)

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ebm_traj.datasets.shard import open_hdf5, read_array, write_hdf5
+from ebm_traj.datasets.hdf5 import open_hdf5, read_array, write_hdf5
 from ebm_traj.errors import InputError
 from ebm_traj.spec import StateSpec
 from ebm_traj.yardstick.scores import energy_score, normalise

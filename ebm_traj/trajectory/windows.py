@@ -1,4 +1,5 @@
-"""Random training windows on the device: all data where they fit, a few shards at a time otherwise."""
+"""Random training windows on the device: all data where they fit; otherwise windows read one by one from
+compact storage, and a few shards at a time from exact storage."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
@@ -8,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ebm_traj.core.seeding import derive_seed
-from ebm_traj.datasets.recording import Recording, window_starts
+from ebm_traj.datasets.episodes import window_starts
+from ebm_traj.datasets.recording import Recording
 from ebm_traj.datasets.splits import Split, split_code
 from ebm_traj.errors import InputError
 
@@ -46,6 +48,24 @@ class ResidentWindows:
         return self.states[rows], self.actions[rows]
 
 
+class DrawnWindows:
+    """Windows of a whole split, read from disk as they are drawn: the very ones that are drawn if resident.
+
+    For data sets of compact storage, where a random window is two small reads.
+    """
+
+    def __init__(self, recording: Recording, split: Split, length: int, device: torch.device) -> None:
+        self.recording, self.length, self.device = recording, length, device
+        self.places = recording.window_places(length, split=split)
+        if not len(self.places):
+            raise _too_long(recording, split, length)
+
+    def draw(self, count: int, iteration: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        pick = torch.randint(len(self.places), (count,), generator=generator, device=self.device)
+        states, actions = self.recording.read_windows(self.places.at(pick.cpu().numpy()), self.length)
+        return torch.from_numpy(states).to(self.device), torch.from_numpy(actions).to(self.device)
+
+
 class StreamedWindows:
     """Windows from a changing set of shards, for data larger than the budget.
 
@@ -72,9 +92,7 @@ class StreamedWindows:
             if np.any(self._fits(slice(int(begins[shard]), int(begins[shard + 1]))))
         ]
         if not self.shards:
-            raise InputError(
-                f"{recording.folder}: no {split} episode is long enough for a window of {length} frames"
-            )
+            raise _too_long(recording, split, length)
         self.resident = max(1, min(resident, len(self.shards)))
         self.refresh = refresh
         self.seed = seed
@@ -127,7 +145,7 @@ def open_windows(
     refresh: int = 200,
     seed: int = 0,
 ) -> Windows:
-    """Windows of `length` frames of a split: resident if its frames fit into the budget, else streamed.
+    """Windows of `length` frames of a split: resident if its frames fit into the budget, else from disk.
 
     Raises InputError if no episode of the split is long enough.
     """
@@ -137,10 +155,16 @@ def open_windows(
         episodes = recording.load(split)
         starts = episodes.window_starts(length)
         if not len(starts):
-            raise InputError(
-                f"{recording.folder}: no {split} episode is long enough for a window of {length} frames"
-            )
+            raise _too_long(recording, split, length)
         return ResidentWindows(episodes.states, episodes.actions, starts, length, device)
+    if recording.manifest.storage == "compact":
+        return DrawnWindows(recording, split, length, device)
     shard_bytes = row_bytes * float(recording.shard_frames[-1]) / len(recording.paths)
     resident = int(budget_gb * 1e9 / (2 * shard_bytes))  # the next block is read while one is in use
     return StreamedWindows(recording, split, length, device, resident, refresh, seed)
+
+
+def _too_long(recording: Recording, split: Split, length: int) -> InputError:
+    return InputError(
+        f"{recording.folder}: no {split} episode is long enough for a window of {length} frames"
+    )

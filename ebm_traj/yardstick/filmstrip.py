@@ -53,15 +53,15 @@ def make_film(comparison: Comparison) -> Film | str:
     steps = sorted({round(step) for step in np.linspace(0, last, WIDE)})
     pictures = [
         [
-            draw(_without_goal(drawn.context[-1] if step == 0 else future[step - 1], comparison.spec))
+            draw(without_goal(drawn.context[-1] if step == 0 else future[step - 1], comparison.spec))
             for step in steps
         ]
         for _, _, future in lines
     ]
-    return Film([line[0] for line in lines], [line[1] for line in lines], steps, _crop(pictures))
+    return Film([line[0] for line in lines], [line[1] for line in lines], steps, crop(pictures))
 
 
-def _without_goal(state: NDArray[np.float32], spec: StateSpec) -> NDArray[np.float32]:
+def without_goal(state: NDArray[np.float32], spec: StateSpec) -> NDArray[np.float32]:
     """The state with given places out of sight: a goal is not part of a prediction."""
     moved = np.nan_to_num(state)
     for i in spec.given:
@@ -70,19 +70,19 @@ def _without_goal(state: NDArray[np.float32], spec: StateSpec) -> NDArray[np.flo
     return moved
 
 
-def _crop(pictures: list[list[Image]]) -> list[list[Image]]:
+def crop(pictures: list[list[Image]]) -> list[list[Image]]:
     """All pictures cut to the one window that holds whatever differs from the ground in any of them."""
     stack = np.stack([picture for line in pictures for picture in line]).astype(np.int16)
     filled = (np.abs(stack - stack[:1, :1, :1]).sum(-1) > 12).any(0)
     if not filled.any():
         return pictures
     rows, columns = np.flatnonzero(filled.any(1)), np.flatnonzero(filled.any(0))
-    size = filled.shape[0]
+    most_high, most_wide = filled.shape
     high, wide = rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
-    wide = min(size, max(round(1.06 * wide), round(1.06 * high * ASPECT)))
-    high = min(size, round(wide / ASPECT))
-    top = int(np.clip((rows[0] + rows[-1] - high) // 2, 0, size - high))
-    left = int(np.clip((columns[0] + columns[-1] - wide) // 2, 0, size - wide))
+    wide = min(most_wide, max(round(1.06 * wide), round(1.06 * high * ASPECT)))
+    high = min(most_high, round(wide / ASPECT))
+    top = int(np.clip((rows[0] + rows[-1] - high) // 2, 0, most_high - high))
+    left = int(np.clip((columns[0] + columns[-1] - wide) // 2, 0, most_wide - wide))
     return [[picture[top : top + high, left : left + wide] for picture in line] for line in pictures]
 
 

@@ -74,3 +74,51 @@ def folder(tmp_path: Path) -> Path:
     for shard in range(3):
         write_shard(out, shard, manifest(), shard_data(manifest(), shard))
     return out
+
+
+KINDS = StateSpec(
+    names=("joint", "goal_a", "x", "y", "qw", "qx", "qy", "qz", "goal_b"),
+    kinds=("angle", "given", "position", "position", *["quaternion"] * 4, "given"),
+    indices=tuple(range(9)),
+    observation_size=9,
+)
+
+
+def compact_manifest(**changes: Any) -> Manifest:
+    return manifest(**({"spec": KINDS, "storage": "compact"} | changes))
+
+
+def compact_data(manifest: Manifest, shard: int) -> ShardData:
+    """Given dimensions change in the middle of every third episode; in the last shard x runs over 100 m."""
+    data = shard_data(manifest, shard)
+    rng = np.random.default_rng([manifest.run_seed, shard, 1])
+    frames = len(data.states)
+    data.states = rng.uniform(-0.4, 0.4, (frames, KINDS.size)).astype(np.float32)
+    for row, (begin, end) in enumerate(zip(data.offsets, data.offsets[1:], strict=False)):
+        data.states[begin:end, KINDS.given] = rng.normal(size=2)
+        if row % 3 == 0:
+            data.states[(begin + end) // 2 : end, KINDS.given] = rng.normal(size=2)
+    if shard == manifest.num_shards - 1:
+        data.states[::2, 2] += 100
+    data.actions = manifest.round_actions(data.actions)
+    return data
+
+
+@pytest.fixture
+def make_compact_manifest() -> Callable[..., Manifest]:
+    return compact_manifest
+
+
+@pytest.fixture
+def make_compact_shard() -> Callable[[Manifest, int], ShardData]:
+    return compact_data
+
+
+@pytest.fixture
+def compact_folder(tmp_path: Path) -> Path:
+    """Three shards of compact storage, 50 episodes; the last has states of 32 bits."""
+    out = tmp_path / "compact"
+    out.mkdir()
+    for shard in range(3):
+        write_shard(out, shard, compact_manifest(), compact_data(compact_manifest(), shard))
+    return out

@@ -1,0 +1,148 @@
+"""`TrainedPolicy`: a goal-conditioned network that turns the object to its goal, made by `scripts/train_policy.py`.
+
+Weights and card lie in one safetensors file. It is evaluated by numpy in float64: a batch of 128 takes a few
+milliseconds, and a row's action, rounded to float32, does not depend on the batch that it stands in.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import safetensors
+from numpy.typing import ArrayLike, NDArray
+from safetensors.numpy import load_file, save_file
+
+from ebm_traj.atomic import replacing
+from ebm_traj.envs.expert import task_of
+from ebm_traj.envs.hand_features import FEATURES, hand_features
+from ebm_traj.envs.hand_task import HandTask
+from ebm_traj.errors import InputError
+
+Array = NDArray[np.float64]
+
+SHIPPED = Path(__file__).parent / "policies"  # <object>-<target_rotation>.safetensors
+FORMAT = "ebm_traj hand policy 1"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedSettings:
+    """Which network acts."""
+
+    file: str = ""
+    """A safetensors file of scripts/train_policy.py; empty: the one shipped for the environment's task."""
+
+
+class PolicyNetwork:
+    """A multilayer perceptron with ELU units from features (N, F) to changes of the action (N, A).
+
+    Args:
+        weights: `mean`, `std` (F,) of the features, for each layer `weight.i` (out, in) and `bias.i` (out,), and
+            `change` (1,), the largest change of an action in a step, which an output of 1 stands for.
+        card: how it was made and how well it does; `object` and `target_rotation` name its task.
+    """
+
+    def __init__(self, weights: dict[str, NDArray[np.floating]], card: dict[str, Any]):
+        self.card = card
+        self._weights = {name: np.asarray(value, np.float64) for name, value in weights.items()}
+        self._layers = sum(name.startswith("weight.") for name in weights)
+
+    def __call__(self, features: Array) -> Array:
+        """Changes (N, A) for features (N, F)."""
+        get = self._weights
+        hidden = (features - get["mean"]) / get["std"]
+        for i in range(self._layers):
+            hidden = hidden @ get[f"weight.{i}"].T + get[f"bias.{i}"]
+            if i < self._layers - 1:
+                hidden = np.where(hidden > 0, hidden, np.expm1(np.minimum(hidden, 0.0)))
+        return get["change"] * np.clip(hidden, -1.0, 1.0)
+
+    def save(self, path: Path) -> None:
+        """Write weights (float32) and card to a safetensors file, whole or not at all."""
+        weights = {name: value.astype(np.float32) for name, value in self._weights.items()}
+        with replacing(path) as temporary:
+            save_file(weights, temporary, metadata={"format": FORMAT, "card": json.dumps(self.card)})
+
+    @classmethod
+    def load(cls, path: Path) -> "PolicyNetwork":
+        """The network of a file. InputError if it is missing, damaged or another kind of file."""
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; needed is a policy of scripts/train_policy.py")
+        try:
+            with safetensors.safe_open(path, "numpy") as file:
+                metadata = file.metadata() or {}
+            weights = load_file(path)
+        except (safetensors.SafetensorError, OSError) as error:
+            raise InputError(f"{path}: not a whole safetensors file ({error})") from None
+        if metadata.get("format") != FORMAT:
+            raise InputError(f"{path}: a safetensors file, but not a policy of scripts/train_policy.py")
+        if weights["mean"].shape != (FEATURES,):
+            raise InputError(
+                f"{path}: made for {weights['mean'].size} features; this version computes {FEATURES}"
+            )
+        return cls(weights, json.loads(metadata["card"]))
+
+
+class TrainedPolicy:
+    """Acts by a network of `scripts/train_policy.py`; without memory and without draws of its own.
+
+    Args:
+        action_low, action_high: the action box (20,).
+        settings: which network.
+        env_id, env_kwargs: the environment it acts in, one of `ebm_traj/Hand*`.
+
+    Raises:
+        InputError: for an environment or a task that the network was not trained for.
+    """
+
+    goal_conditioned = True
+    needs_simulator = False
+    markov = True
+    Settings: ClassVar = TrainedSettings
+
+    def __init__(
+        self,
+        action_low: NDArray[np.floating],
+        action_high: NDArray[np.floating],
+        settings: TrainedSettings | None = None,
+        *,
+        env_id: str,
+        env_kwargs: dict[str, Any],
+    ) -> None:
+        task = task_of(env_id, env_kwargs, "trained")
+        named = (settings or TrainedSettings()).file
+        path = Path(named) if named else shipped_policy(task)
+        self.network = PolicyNetwork.load(path)
+        for field in ("object", "target_rotation"):
+            made_for, found = self.network.card.get(field), getattr(task, field)
+            if made_for != found:
+                raise InputError(f"{path}: trained for {field} '{made_for}'; the environment has '{found}'")
+        self._low, self._high = np.asarray(action_low, np.float64), np.asarray(action_high, np.float64)
+
+    def reset(self, seeds: Sequence[int], steps: ArrayLike = 0) -> None:
+        """Nothing to begin."""
+
+    def act(
+        self,
+        observations: Any,
+        previous_actions: NDArray[np.floating],
+        simulator_states: NDArray[np.float64] | None = None,
+    ) -> NDArray[np.float32]:
+        """Actions (N, 20) for a batch of N observations and the actions (N, 20) before, NaN for none."""
+        change = self.network(hand_features(observations, previous_actions))
+        actions = np.nan_to_num(np.asarray(previous_actions, np.float64)) + change
+        return np.clip(actions, self._low, self._high).astype(np.float32)
+
+
+def shipped_policy(task: HandTask) -> Path:
+    """The file shipped for a task. InputError if there is none."""
+    path = SHIPPED / f"{task.object}-{task.target_rotation}.safetensors"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.safetensors"))) or "none"
+        raise InputError(
+            f"policy 'trained': no network shipped for '{path.stem}' (object-target_rotation); there are: "
+            f"{known}; scripts/train_policy.py makes one, --trained.file names it"
+        )
+    return path

@@ -1,0 +1,38 @@
+"""Train the policy that turns the object of a hand environment to its goal (`collect.py --policy trained`)."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ebm_traj.cli import run
+from ebm_traj.errors import InputError
+from ebm_traj.policy.settings import PPOSettings
+
+
+@dataclasses.dataclass
+class Args:
+    """Arguments of the training."""
+
+    out: Path
+    """Folder of the run; it must not exist yet, unless --resume."""
+    resume: bool = False
+    """Go on with an interrupted run."""
+    workers: int | None = None
+    """Threads of the simulation; default: one per core."""
+    ppo: Annotated[PPOSettings, tyro.conf.arg(name="")] = dataclasses.field(default_factory=PPOSettings)
+
+
+def main(args: Args) -> None:
+    """Train a policy of the hand by reinforcement learning (PPO of Stable-Baselines3, extra `sb3`)."""
+    if args.out.exists() and not args.resume:
+        raise InputError(f"{args.out}: exists; give a new folder, or --resume to go on with an interrupted run")
+    from ebm_traj.policy.run import train_policy
+
+    path = train_policy(args.out, args.ppo, num_threads=args.workers)
+    print(f"policy: {path}")
+
+
+if __name__ == "__main__":
+    run(main, Args)
