@@ -8,16 +8,18 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ebm_traj.collect.environment import has_lockstep, open_environment, open_lockstep
+from ebm_traj.collect.shards import policy_of
 from ebm_traj.datasets.branches import BRANCHES_FILE, Branches
+from ebm_traj.datasets.manifest import Manifest
 from ebm_traj.datasets.recording import Recording
 from ebm_traj.datasets.splits import Split
-from ebm_traj.envs.behaviour import Policy, make_policy
-from ebm_traj.errors import InputError
-from ebm_traj.spec import StateSpec
+from ebm_traj.envs.behaviour import Policy
+from ebm_traj.errors import InputError, RunError
 
 __all__ = ["BRANCHES_FILE", "Branches", "simulate_branches"]
 
 BRANCH_STREAM = 3  # keeps the seeds of branches apart from those of episodes
+VERIFIED = 8  # contexts at which a branch is run with the recorded noise and compared
 ROWS = 256  # environments stepped together; bounds memory, does not change the numbers
 
 
@@ -40,8 +42,12 @@ def simulate_branches(
     it was. A branch depends on `seed`, its episode, its step and its number only. A run that diverges stays
     at its last good frame.
 
+    First, from a few of the contexts, a branch with the recorded noise must reproduce the recording to the
+    bit; see `verify_branches`.
+
     Raises InputError if the recording has too few such states, if its environment cannot be set to a state,
-    or if MuJoCo has another version than at recording (the same state would go on differently).
+    if its policy keeps a memory of its own, or if MuJoCo has another version than at recording (the same
+    state would go on differently); RunError if the recording is not reproduced.
     """
     for name, value in (
         ("contexts", contexts),
@@ -53,12 +59,11 @@ def simulate_branches(
             raise InputError(f"{name}: {value}; needs 1 or more")
     moments = _draw_moments(recording, contexts, context_frames, seed, split)
     _require_same_simulator(recording)
+    verify_branches(recording, moments[:VERIFIED], horizon, num_threads=num_threads)
     rows, steps = recording.sim_index[moments].T
     starts = recording.offsets[rows] + steps
     past, _ = recording.read_windows(starts - context_frames + 1, context_frames)
-    previous = np.full((contexts, recording.action_size), np.nan, dtype=np.float32)
-    if np.any(steps > 0):
-        previous[steps > 0] = recording.read_windows(starts[steps > 0] - 1, 2)[1][:, 0]
+    previous = _previous_actions(recording, starts, steps)
     episodes = recording.episode[rows]
     seeds = [
         _branch_seed(seed, int(episode), int(step), branch)
@@ -66,7 +71,7 @@ def simulate_branches(
         for branch in range(branches)
     ]
     sim_states = recording.read_sim_states(moments)
-    policy = make_policy(recording.policy, recording.action_low, recording.action_high)
+    policy = policy_of(recording.manifest)
 
     total = contexts * branches
     futures = np.empty((total, horizon, recording.spec.size), dtype=np.float32)
@@ -84,7 +89,7 @@ def simulate_branches(
             futures[part], actions[part] = continue_from(
                 envs,
                 policy,
-                recording.spec,
+                recording.manifest,
                 sim_states[context],
                 past[context, -1],
                 previous[context],
@@ -115,7 +120,7 @@ def simulate_branches(
 def continue_from(
     envs: Any,
     policy: Policy,
-    spec: StateSpec,
+    manifest: Manifest,
     sim_states: NDArray[np.float64],
     now: NDArray[np.float32],
     previous: NDArray[np.float32],
@@ -128,13 +133,14 @@ def continue_from(
     `now` (N, D) are the frames at these states, `previous` (N, A) the actions before them (NaN: none) and
     `steps` (N,) the steps of the episodes so far. Quaternions keep the sign they have in `now`.
     """
+    spec = manifest.spec
     envs.set_state(sim_states)
     policy.reset(seeds, steps)
-    observation, frames, taken = None, [now], []
+    observation, frames, taken = envs.observe(), [now], []
     alive = np.ones(len(now), dtype=bool)
     action = previous
     for _ in range(horizon):
-        action = policy.act(observation, action)
+        action = manifest.round_actions(policy.act(observation, action))
         observation, _, terminated, _, _ = envs.step(action)
         frames.append(np.where(alive[:, None], spec.read(observation), frames[-1]))
         taken.append(action)
@@ -146,7 +152,60 @@ def continue_from(
     for dims in spec.quaternions:
         flipped = (aligned[:, 0, dims] * now[:, dims]).sum(-1) < 0
         aligned[np.ix_(flipped, np.arange(aligned.shape[1]), dims)] *= -1
-    return aligned[:, 1:], np.stack(taken, axis=1)
+    return manifest.round_states(aligned[:, 1:]), np.stack(taken, axis=1)
+
+
+def verify_branches(
+    recording: Recording, moments: NDArray[np.intp], horizon: int, *, num_threads: int | None = None
+) -> None:
+    """Run the simulator from `moments` (K,), rows of `sim_index`, with the very noise of the recording.
+
+    What follows, up to `horizon` steps or the end of the episode, must equal the recording to the bit.
+    Raises RunError, naming the first frame that does not, and InputError if the policy has a memory.
+    """
+    if not recording.policy.get("markov", True):
+        raise InputError(
+            f"{recording.folder}: its policy '{recording.policy['name']}' keeps a plan from step to step, which "
+            "simulator states do not hold; branches need a policy without one, such as 'trained' or 'random'"
+        )
+    rows, steps = recording.sim_index[moments].T
+    starts = recording.offsets[rows] + steps
+    envs = open_lockstep(recording.env_id, recording.env_kwargs, len(moments), num_threads)
+    now, _ = recording.read_windows(starts, 1)
+    frames, actions = continue_from(
+        envs,
+        policy_of(recording.manifest),
+        recording.manifest,
+        recording.read_sim_states(moments),
+        now[:, 0],
+        _previous_actions(recording, starts, steps),
+        steps,
+        recording.seed[rows].tolist(),
+        horizon,
+    )
+    envs.close()
+    for i, row in enumerate(rows):
+        length = min(horizon, int(recording.offsets[row + 1] - starts[i]) - 1)
+        if length < 1:
+            continue
+        recorded, taken = (part[0] for part in recording.read_windows(starts[i : i + 1], length + 1))
+        same = (frames[i, :length] == recorded[1:]).all(-1) & (actions[i, :length] == taken[:-1]).all(-1)
+        if not same.all():
+            raise RunError(
+                f"{recording.folder}: re-run from step {steps[i]} of episode {recording.episode[row]} with the "
+                f"recorded noise, the simulator differs from the recording after {int(np.argmin(same)) + 1} "
+                "steps; was it made on another kind of machine?"
+            )
+
+
+def _previous_actions(
+    recording: Recording, starts: NDArray[np.int64], steps: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """The actions (K, A) before frames `starts`, the `steps`-th of their episodes; NaN before the first."""
+    previous = np.full((len(starts), recording.action_size), np.nan, dtype=np.float32)
+    if np.any(steps > 0):
+        previous[steps > 0] = recording.read_windows(starts[steps > 0] - 1, 2)[1][:, 0]
+    return previous
 
 
 def _draw_moments(

@@ -133,13 +133,18 @@ class HandEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         hand = self._hand
         self._state[hand.goal] = hand.reset(self.data, self.task, self.np_random)
         self._state[hand.elapsed] = 0
+        self._state[hand.goal_seed] = self.task.draw_goal_seed(self.np_random)
         hand.get_state(self.data, self._physics)
         self._started = True
         observation, info, _ = self._read(diverged=False)
         return observation, info
 
     def step(self, action: ArrayLike) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Hold the target angles `action` (20,) for 40 ms."""
+        """Hold the target angles `action` (20,) for 40 ms.
+
+        With `goal_every`, reward and info are those of the goal that the action was taken for; the observation
+        carries the one to act on next.
+        """
         control = self._hand.control(action)
         if not self._started:
             raise gymnasium.error.ResetNeeded("hand environment: call reset() before step()")
@@ -150,9 +155,19 @@ class HandEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
             self._hand.get_state(self.data, self._physics)
         self._state[self._hand.elapsed] += 1
         observation, info, reward = self._read(diverged)
+        observation["desired_goal"][:] = self._next_goal()
         limit = self.max_episode_steps
         truncated = limit is not None and bool(self._state[self._hand.elapsed] >= limit)
         return observation, reward, diverged, truncated, info
+
+    def _next_goal(self) -> NDArray[np.float64]:
+        """Put the goal that is to be acted on now into the state, and return it."""
+        hand, state = self._hand, self._state
+        pose = hand.object_poses(state)
+        state[hand.goal] = self.task.next_goal(
+            state[hand.goal_seed], state[hand.elapsed], state[hand.goal].copy(), pose
+        )
+        return state[hand.goal]
 
     def _read(self, diverged: bool) -> tuple[Observation, dict[str, Any], float]:
         observation = self._hand.observe(self._state)
@@ -184,7 +199,7 @@ class HandEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         return int(self._state[self._hand.elapsed])
 
     def get_state(self) -> NDArray[np.float64]:
-        """The simulator state (S,): physics, warm start, goal, elapsed steps; see `HandModel`.
+        """The simulator state (S,): physics, warm start, goal, elapsed steps, goal seed; see `HandModel`.
 
         `set_state` in this or any other `HandEnv` of the same object continues from it to the bit. The random
         generator, which the next reset draws from, is not part of it.

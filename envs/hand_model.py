@@ -80,7 +80,7 @@ class HandModel:
     """The compiled model of a hand with an object, and everything that is read from it once.
 
     A simulator state is a row (S,) of float64: MuJoCo's full physics (P) and warm start, the goal pose (7),
-    and the number of steps since reset. It holds all that an exact continuation needs, but not the
+    the number of steps since reset, and the seed of the goals to come. It holds all that an exact continuation needs, but not the
     environment's random generator.
     """
 
@@ -93,7 +93,8 @@ class HandModel:
         self.time_size, self.physics_size, self.simulator_size = sizes
         self.goal = slice(self.simulator_size, self.simulator_size + POSE)
         self.elapsed = self.simulator_size + POSE
-        self.state_size = self.simulator_size + POSE + 1
+        self.goal_seed = self.elapsed + 1
+        self.state_size = self.goal_seed + 1
 
         joint = self.mj.joint("object:joint")
         self.object_qpos = slice(int(joint.qposadr[0]), int(joint.qposadr[0]) + POSE)

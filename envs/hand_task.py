@@ -66,6 +66,8 @@ class HandTask:
     """Whether the object starts at a random place (unless the target position is `fixed`)."""
     randomize_initial_rotation: bool | None = None
     """Whether the object starts in a random rotation; None: for block and egg."""
+    goal_every: int | None = None
+    """Draw a new goal after every so many steps of an episode; None: one goal for all of it."""
 
     def __post_init__(self) -> None:
         for field, accepted in (
@@ -84,6 +86,12 @@ class HandTask:
         ):
             if getattr(self, field) is None:
                 object.__setattr__(self, field, default)
+        if self.goal_every is not None and not (
+            isinstance(self.goal_every, int | np.integer) and self.goal_every >= 1
+        ):
+            raise InputError(
+                f"hand environment: goal_every is {self.goal_every!r}; accepted: None or a whole number from 1 up"
+            )
         for field in ("distance_threshold", "rotation_threshold"):
             value = getattr(self, field)
             if not (isinstance(value, float | int | np.number) and value > 0):
@@ -115,6 +123,25 @@ class HandTask:
         if self.target_rotation in ("xyz", "z", "parallel"):
             rotation = self._draw_rotation(rng)
         return np.concatenate([position, rotations.unit(rotation)])
+
+    def draw_goal_seed(self, rng: np.random.Generator) -> int:
+        """The number that all later goals of an episode follow from; 0, and nothing drawn, without `goal_every`.
+
+        It is small enough to stand in a simulator state among other floats.
+        """
+        return int(rng.integers(2**53)) if self.goal_every else 0
+
+    def next_goal(self, goal_seed: float, steps: float, goal: Array, object_pose: Array) -> Array:
+        """The goal (7,) to act on after `steps` steps: `goal` itself, or a new one if one is due.
+
+        A new one depends on `goal_seed`, `steps` and the object's pose (7,) alone. Where the task does not ask
+        for a position, the goal keeps its own.
+        """
+        if not self.goal_every or steps % self.goal_every:
+            return goal
+        position = object_pose if self.target_position == "random" else goal
+        start = np.concatenate([position[:3], goal[3:]])
+        return self.draw_goal(np.random.default_rng([int(goal_seed), int(steps)]), start)
 
     def _draw_rotation(self, rng: np.random.Generator) -> Array:
         angle = rng.uniform(-np.pi, np.pi)

@@ -13,7 +13,14 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
-from ebm_traj.envs.hand import METADATA, Observation, action_space, check_display, check_substeps, observation_space
+from ebm_traj.envs.hand import (
+    METADATA,
+    Observation,
+    action_space,
+    check_display,
+    check_substeps,
+    observation_space,
+)
 from ebm_traj.envs.hand_model import ACTIONS, STEP_SECONDS, SUBSTEPS, HandModel, state_spec
 from ebm_traj.envs.hand_task import HandTask
 from ebm_traj.envs.render import HandScene
@@ -111,14 +118,14 @@ class HandVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]]):
             raise gymnasium.error.ResetNeeded(
                 "hand environment: the first reset() must be of all environments"
             )
-        observation = self._hand.observe(self._states)
+        observation = self.observe()
         info, _ = self._read(observation, np.zeros(self.num_envs, dtype=bool))
         return observation, self._masked(info, mask)
 
     def step(
         self, actions: ArrayLike
     ) -> tuple[Observation, NDArray[np.float64], Flags, Flags, dict[str, Any]]:
-        """Hold the target angles `actions` (N, 20) for 40 ms."""
+        """Hold the target angles `actions` (N, 20) for 40 ms; goals as in `HandEnv.step`."""
         control = self._hand.control(actions, (self.num_envs,))
         if self.closed:
             raise gymnasium.error.ClosedEnvironmentError("hand environment: step() after close()")
@@ -133,9 +140,10 @@ class HandVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]]):
         self._reset_envs(np.flatnonzero(fresh))
         diverged = self._workers.step(self._states, control, np.flatnonzero(~fresh))
 
-        observation = self._hand.observe(self._states)
+        observation = self.observe()
         info, reward = self._read(observation, diverged)
         reward[fresh] = 0.0
+        self._draw_goals(observation, np.flatnonzero(~fresh))
         truncated = ~fresh & self._over()
         self._finished = diverged | truncated
         infos = self._masked(info, np.ones(self.num_envs, dtype=bool))
@@ -177,6 +185,10 @@ class HandVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]]):
         return tuple(self._seeds) if self.np_random else ()
 
     # ---------------------------------------------------------------- simulator states
+
+    def observe(self) -> Observation:
+        """The observation of all N environments as they are."""
+        return self._hand.observe(self._states)
 
     def get_state(self) -> NDArray[np.float64]:
         """Simulator states (N, S), each as of `HandEnv.get_state`."""
@@ -232,6 +244,16 @@ class HandVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]]):
             self._started[indices] = True
             self._finished[indices] = False
 
+    def _draw_goals(self, observation: Observation, indices: NDArray[np.intp]) -> None:
+        """Put new goals, where they are due, into states and observation."""
+        if not self.task.goal_every:
+            return
+        hand, states = self._hand, self._states
+        for i in indices[states[indices, hand.elapsed] % self.task.goal_every == 0]:
+            goal, pose = states[i, hand.goal].copy(), hand.object_poses(states[i])
+            new = self.task.next_goal(states[i, hand.goal_seed], states[i, hand.elapsed], goal, pose)
+            states[i, hand.goal] = observation["desired_goal"][i] = new
+
     def _reset_finished(
         self, observation: Observation, info: dict[str, NDArray[Any]]
     ) -> tuple[Observation, dict[str, Any]]:
@@ -245,7 +267,7 @@ class HandVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]]):
             }
             finals = self._add_info(finals, last, int(i))
         self._reset_envs(indices)
-        observation = self._hand.observe(self._states)
+        observation = self.observe()
         info["diverged"][indices] = False
         first, _ = self._read(observation, info["diverged"])
         return observation, {**finals, **self._masked(first, np.ones(self.num_envs, dtype=bool))}

@@ -71,6 +71,7 @@ class HandWorkers:
         def start(data: mujoco.MjData, i: int) -> None:
             states[i, hand.goal] = hand.reset(data, task, rngs[i])
             states[i, hand.elapsed] = 0
+            states[i, hand.goal_seed] = task.draw_goal_seed(rngs[i])
             hand.get_state(data, states[i, : hand.simulator_size])
 
         self._each(start, indices)

@@ -3,9 +3,12 @@
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ebm_traj.cli import json_object, run
+from ebm_traj.envs.behaviour import NoiseSettings, RandomSettings, policy_class
+from ebm_traj.envs.expert import ExpertSettings
+from ebm_traj.envs.trained import TrainedSettings
 from ebm_traj.errors import InputError
 
 
@@ -29,14 +32,19 @@ class Args:
     """Gymnasium id, also as module:id; observations Box or Dict of Box, actions Box."""
     env_kwargs: str = "{}"
     """Keyword arguments of the environment as JSON, such as '{"target_rotation": "z"}'."""
+    goal_every: int | None = None
+    """Hand environments: draw a new goal after every so many steps of an episode."""
     episodes: int = 1000
     """Episodes in all."""
     steps: int = 100
     """Steps of an episode; some environments end earlier."""
     policy: str = "random"
-    """Behaviour: random."""
+    """Behaviour: random, expert (plans in the simulator), trained (a network)."""
+    random: RandomSettings = RandomSettings()
+    expert: ExpertSettings = ExpertSettings()
+    trained: TrainedSettings = TrainedSettings()
     noise_every: int | None = None
-    """Every so many steps the action is uniformly random; 0 for never. Default 4."""
+    """Every so many steps the action is uniformly random; 0 for never. Default 4 for random, 0 for others."""
     noise_probability: float = 0.0
     """Instead, a uniformly random action at each step with this probability."""
     seed: int = 0
@@ -106,16 +114,19 @@ def collect(args: Args) -> None:
     """Collect, and say where the data are."""
     from ebm_traj.collect import CollectSettings
     from ebm_traj.collect import collect as collect_data
-    from ebm_traj.envs.behaviour import RandomSettings
 
     assert args.out is not None
     noise_every = args.noise_every
     if noise_every is None:
-        noise_every = 0 if args.noise_probability else RandomSettings.noise_every
+        noise_every = 4 if args.policy == "random" and not args.noise_probability else 0
+    env_kwargs = json_object("--env-kwargs", args.env_kwargs)
+    if args.goal_every is not None:
+        env_kwargs["goal_every"] = args.goal_every
     settings = CollectSettings(
         env=args.env,
-        env_kwargs=json_object("--env-kwargs", args.env_kwargs),
-        policy_settings=RandomSettings(noise_every=noise_every, noise_probability=args.noise_probability),
+        env_kwargs=env_kwargs,
+        policy_settings=policy_settings(args),
+        noise=NoiseSettings(noise_every, args.noise_probability),
         **{name: getattr(args, name) for name in SAME_NAMES},
     )
     made = collect_data(args.out, settings, workers=args.workers, resume=args.resume)
@@ -125,6 +136,12 @@ def collect(args: Args) -> None:
         f"at {made.steps_per_second:,.0f} steps/s; {megabytes:.1f} MB in all\n"
         f"next: python scripts/train_traj.py --data {args.out} --model ebm --out runs/ebm"
     )
+
+
+def policy_settings(args: Args) -> Any:
+    """The settings of the policy that the arguments name."""
+    policy_class(args.policy)
+    return getattr(args, args.policy)
 
 
 SAME_NAMES = (

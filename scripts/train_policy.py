@@ -27,7 +27,9 @@ class Args:
 def main(args: Args) -> None:
     """Train a policy of the hand by reinforcement learning (PPO of Stable-Baselines3, extra `sb3`)."""
     if args.out.exists() and not args.resume:
-        raise InputError(f"{args.out}: exists; give a new folder, or --resume to go on with an interrupted run")
+        raise InputError(
+            f"{args.out}: exists; give a new folder, or --resume to go on with an interrupted run"
+        )
     from ebm_traj.policy.run import train_policy
 
     path = train_policy(args.out, args.ppo, num_threads=args.workers)

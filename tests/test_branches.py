@@ -7,13 +7,13 @@ import h5py
 import numpy as np
 import pytest
 
-from ebm_traj.branches import BRANCHES_FILE, Branches, continue_from, simulate_branches
+from ebm_traj.branches import BRANCHES_FILE, Branches, continue_from, simulate_branches, verify_branches
 from ebm_traj.collect import CollectSettings, collect
 from ebm_traj.collect.environment import open_lockstep
 from ebm_traj.datasets import Recording
 from ebm_traj.datasets.check import find_faults
-from ebm_traj.envs.behaviour import RandomSettings
-from ebm_traj.errors import InputError
+from ebm_traj.envs.behaviour import NoiseSettings
+from ebm_traj.errors import InputError, RunError
 
 SETTINGS = CollectSettings(
     episodes=12,
@@ -21,7 +21,7 @@ SETTINGS = CollectSettings(
     episodes_per_shard=6,
     sim_state_every=5,
     test_fraction=0.3,
-    policy_settings=RandomSettings(noise_every=0, noise_probability=0.25),
+    noise=NoiseSettings(probability=0.25),
 )
 OPTIONS = {"contexts": 5, "branches": 3, "horizon": 4, "context_frames": 3}
 
@@ -41,7 +41,8 @@ def branches(recording: Recording) -> Branches:
 class Replay:
     """A policy that repeats recorded actions (N, T, A)."""
 
-    goal_conditioned = False
+    goal_conditioned = needs_simulator = False
+    markov = True
 
     def __init__(self, actions: np.ndarray):
         self.actions = actions
@@ -49,7 +50,7 @@ class Replay:
     def reset(self, seeds: object, steps: object = 0) -> None:
         self.i = -1
 
-    def act(self, observations: object, previous_actions: object) -> np.ndarray:
+    def act(self, observations: object, previous_actions: object, states: object = None) -> np.ndarray:
         self.i += 1
         return self.actions[:, self.i]
 
@@ -64,7 +65,7 @@ def test_with_the_original_actions_the_recording_repeats_to_the_bit(recording: R
     futures, taken = continue_from(
         envs,
         Replay(actions),
-        recording.spec,
+        recording.manifest,
         recording.read_sim_states(moments),
         states[:, 0],
         actions[:, 0],
@@ -118,7 +119,9 @@ def test_a_context_with_a_negative_scalar_part_keeps_its_sign(recording: Recordi
         policy = Replay(np.zeros((1, 3, 20), np.float32))
         sim_state = recording.read_sim_states(moment)
         futures.append(
-            continue_from(envs, policy, recording.spec, sim_state, start, start, np.array([step]), [0], 3)[0]
+            continue_from(
+                envs, policy, recording.manifest, sim_state, start, start, np.array([step]), [0], 3
+            )[0]
         )
     envs.close()
     np.testing.assert_array_equal(futures[0][..., dims], -futures[1][..., dims])
@@ -194,3 +197,25 @@ def test_an_environment_without_states_is_refused(tmp_path: Path):
     collect(tmp_path / "data", settings, workers=1, progress=False)
     with pytest.raises(InputError, match="holds no simulator states"):
         simulate_branches(Recording(tmp_path / "data"), **OPTIONS, seed=0)
+
+
+@pytest.mark.parametrize("storage", ["exact", "compact"])
+@pytest.mark.parametrize("noise", [NoiseSettings(every=4), NoiseSettings(probability=0.25)])
+def test_with_the_original_noise_a_branch_is_the_recording(noise: NoiseSettings, storage, tmp_path: Path):
+    settings = dataclasses.replace(
+        SETTINGS, noise=noise, storage=storage, env_kwargs={"target_rotation": "z", "goal_every": 4}
+    )
+    collect(tmp_path / "data", settings, progress=False)
+    recording = Recording(tmp_path / "data")
+    verify_branches(recording, np.arange(len(recording.sim_index)), horizon=16)
+    rows = recording.sim_index[:, 0]
+    assert len(np.unique(rows)) > 1
+    recording.seed[rows[0]] += 1  # other noise
+    with pytest.raises(RunError, match=r"differs from the recording after 1 steps|after [23] steps"):
+        verify_branches(recording, np.arange(1), horizon=16)
+
+
+def test_a_policy_with_a_plan_of_its_own_is_refused(recording: Recording, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(recording.policy, "markov", False)
+    with pytest.raises(InputError, match="keeps a plan from step to step"):
+        simulate_branches(recording, **OPTIONS, seed=0)

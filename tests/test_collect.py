@@ -19,12 +19,12 @@ from gymnasium.spaces import Box, Discrete
 
 from ebm_traj.collect import CollectSettings, collect
 from ebm_traj.collect.environment import open_environment
-from ebm_traj.collect.shards import collect_lockstep, collect_one_by_one
+from ebm_traj.collect.shards import collect_lockstep, collect_one_by_one, policy_of
 from ebm_traj.datasets import Recording
 from ebm_traj.datasets.check import find_faults
 from ebm_traj.datasets.manifest import Manifest
 from ebm_traj.datasets.shard import DTYPES
-from ebm_traj.envs.behaviour import RandomSettings, make_policy
+from ebm_traj.envs.behaviour import NoiseSettings, make_policy
 from ebm_traj.errors import InputError
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "collect.py"
@@ -127,7 +127,7 @@ def test_hand_files_do_not_depend_on_threads(hand: Path, tmp_path: Path):
 def test_lock_step_gives_what_one_by_one_gives(hand: Path):
     manifest = Recording(hand).manifest
     env = open_environment(manifest.env_id, manifest.env_kwargs, manifest.steps)
-    policy = make_policy(manifest.policy, manifest.action_low, manifest.action_high)
+    policy = policy_of(manifest)
     single = collect_one_by_one(env, policy, manifest, 1, lambda *_: None)
     import h5py
 
@@ -195,7 +195,7 @@ def test_in_lock_step_too_episodes_may_end_early():
 
     one = np.ones(2, np.float32)
     manifest = Manifest("x", {}, {}, StateSpec.from_size(3), -one, one, 0, 3, 5, 3, 0, 0, 0, {})
-    policy = make_policy({"name": "random", "settings": {}}, manifest.action_low, manifest.action_high)
+    policy = make_policy({"name": "random", "settings": {}}, -one, one, "x", {})
     data = collect_lockstep(Diverging([2, 5, 9]), policy, manifest, 0, lambda *_: None)
     assert np.diff(data.offsets).tolist() == [3, 6, 6]
     assert data.terminated.tolist() == [True, True, False]
@@ -225,7 +225,7 @@ def test_resume_without_a_folder_begins(tmp_path: Path):
         ({"seed": 1}, "run_seed 0 against 1"),
         ({"steps": 19}, "steps 20 against 19"),
         ({"episodes": 11}, "episodes 10 against 11"),
-        ({"policy_settings": RandomSettings(noise_every=3)}, "policy.settings.noise_every 4 against 3"),
+        ({"noise": NoiseSettings(every=3)}, "policy.noise.every 4 against 3"),
         ({"env": "InvertedPendulum-v5"}, "state spec: 10 dimensions against 4"),
         ({"test_fraction": 0.2}, "test_fraction"),
     ],
@@ -272,7 +272,7 @@ def test_an_existing_folder_is_left_alone(reacher: Path):
         ({"env": WRONG, "env_kwargs": {"what": "pictures"}}, "observation space is a Box of shape"),
         ({"env": WRONG, "env_kwargs": {"what": "discrete observations"}}, "is a Discrete; .*Dicts"),
         ({"env": WRONG, "env_kwargs": {"what": "no bounds"}}, "finite bounds"),
-        ({"policy": "expert"}, "policy 'expert' is unknown; known: random"),
+        ({"policy": "clever"}, "policy 'clever' is unknown; known: expert"),
         ({"test_fraction": 1.0}, "test fraction 1"),
     ],
 )

@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ebm_traj.collect.environment import action_box, has_lockstep, open_environment, open_lockstep, state_spec
-from ebm_traj.collect.shards import Report, collect_lockstep, collect_one_by_one
+from ebm_traj.collect.shards import Report, collect_lockstep, collect_one_by_one, policy_of
 from ebm_traj.collect.workers import collect_in_processes
 from ebm_traj.datasets.manifest import Manifest, Storage
 from ebm_traj.datasets.shard import (
@@ -23,7 +23,7 @@ from ebm_traj.datasets.shard import (
     write_shard,
 )
 from ebm_traj.datasets.splits import split_codes
-from ebm_traj.envs.behaviour import RandomSettings, make_policy, policy_record
+from ebm_traj.envs.behaviour import NoiseSettings, RandomSettings, make_policy, policy_record
 from ebm_traj.envs.workers import usable_cores
 from ebm_traj.errors import InputError
 
@@ -48,6 +48,8 @@ class CollectSettings:
     """Name of the behaviour policy."""
     policy_settings: Any = dataclasses.field(default_factory=RandomSettings)
     """Settings of that policy."""
+    noise: NoiseSettings = NoiseSettings(every=4)
+    """Random actions in between."""
     seed: int = 0
     """Seed of the run, from which every episode has its own."""
     test_fraction: float = 0.1
@@ -97,8 +99,8 @@ def make_manifest(settings: CollectSettings) -> Manifest:
     low, high = action_box(env)
     spec, can_store_states = state_spec(env), hasattr(env.unwrapped, "get_state")
     env.close()
-    record = policy_record(settings.policy, settings.policy_settings)
-    make_policy(record, low, high)
+    record = policy_record(settings.policy, settings.policy_settings, settings.noise)
+    make_policy(record, low, high, settings.env, settings.env_kwargs)
     return Manifest(
         env_id=settings.env,
         env_kwargs=settings.env_kwargs,
@@ -212,7 +214,7 @@ def run_shards(out: Path, manifest: Manifest, shards: list[int], workers: int, r
 def _in_lockstep(
     manifest: Manifest, shards: list[int], threads: int, report: Report
 ) -> Iterator[tuple[int, ShardData]]:
-    policy = make_policy(manifest.policy, manifest.action_low, manifest.action_high)
+    policy = policy_of(manifest)
     envs = None
     for shard in shards:
         size = len(manifest.episodes_of(shard))
@@ -228,7 +230,7 @@ def _in_lockstep(
 def _one_by_one(
     env: Any, manifest: Manifest, shards: list[int], report: Report
 ) -> Iterator[tuple[int, ShardData]]:
-    policy = make_policy(manifest.policy, manifest.action_low, manifest.action_high)
+    policy = policy_of(manifest)
     for shard in shards:
         yield shard, collect_one_by_one(env, policy, manifest, shard, report)
 

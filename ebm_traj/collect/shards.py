@@ -14,10 +14,17 @@ from numpy.typing import NDArray
 from ebm_traj.datasets.manifest import Manifest
 from ebm_traj.datasets.shard import ShardData
 from ebm_traj.datasets.splits import SPLITS, episode_seed, split_codes
-from ebm_traj.envs.behaviour import Policy
+from ebm_traj.envs.behaviour import Policy, make_policy
 
 Report = Callable[[float, int], None]
 """Called with episodes (fractions count) and steps made since the last call."""
+
+
+def policy_of(manifest: Manifest) -> Policy:
+    """The behaviour that a recording is made with."""
+    return make_policy(
+        manifest.policy, manifest.action_low, manifest.action_high, manifest.env_id, manifest.env_kwargs
+    )
 
 
 class ShardBuilder:
@@ -89,11 +96,13 @@ def collect_lockstep(envs: Any, policy: Policy, manifest: Manifest, shard: int, 
     actions = np.full((rows, len(manifest.action_low)), np.nan, dtype=np.float32)
     running = np.ones(rows, dtype=bool)
     for step in range(manifest.steps):
-        if builder.keeps_sim_states_at(step):
-            sim_states = envs.get_state()
+        keep = builder.keeps_sim_states_at(step)
+        sim_states = envs.get_state() if keep or policy.needs_simulator else None
+        if keep:
+            assert sim_states is not None
             for row in held_out[running[held_out]]:
                 builder.add_sim_state(int(row), step, sim_states[row])
-        actions = manifest.round_actions(policy.act(observation, actions))
+        actions = manifest.round_actions(policy.act(observation, actions, sim_states))
         builder.actions[:, step] = actions
         observation, rewards, terminated, _, info = envs.step(actions)
         builder.states[:, step + 1] = spec.read(observation)
@@ -127,7 +136,7 @@ def collect_one_by_one(
         for step in range(manifest.steps):
             if get_state and row in builder.held_out and builder.keeps_sim_states_at(step):
                 builder.add_sim_state(row, step, get_state())
-            actions = manifest.round_actions(policy.act(observation, actions))
+            actions = manifest.round_actions(policy.act(batch_of_one(observation), actions))
             builder.actions[row, step] = actions[0]
             observation, reward, terminated, truncated, info = env.step(actions[0])
             builder.states[row, step + 1] = spec.read(observation)
@@ -139,3 +148,10 @@ def collect_one_by_one(
         builder.success[row] = info.get("is_success", 0) > 0
         report(1, step + 1)
     return builder.build()
+
+
+def batch_of_one(observation: Any) -> Any:
+    """The observation (Box or Dict) as a batch with one row."""
+    if isinstance(observation, dict):
+        return {key: batch_of_one(value) for key, value in observation.items()}
+    return np.asarray(observation)[None]

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ebm_traj.collect.environment import open_environment
-from ebm_traj.collect.shards import Report, collect_one_by_one
+from ebm_traj.collect.shards import Report, collect_one_by_one, policy_of
 from ebm_traj.datasets.manifest import Manifest
 from ebm_traj.datasets.shard import write_shard
-from ebm_traj.envs.behaviour import make_policy
 from ebm_traj.errors import RunError
 
 POLL_SECONDS = 0.2
@@ -101,7 +100,7 @@ def _make_shard(out: Path, manifest: Manifest, shard: int) -> None:
     if _counts[STOP]:
         raise _Stopped
     env = open_environment(manifest.env_id, manifest.env_kwargs, manifest.steps)
-    policy = make_policy(manifest.policy, manifest.action_low, manifest.action_high)
+    policy = policy_of(manifest)
 
     def count(episodes: float, steps: int) -> None:
         with _counts.get_lock():

@@ -36,9 +36,7 @@ LEARNING_RATES = (3e-5, 1e-3)
 
 def feature_scale(settings: PPOSettings, num_threads: int | None) -> tuple[Array, Array]:
     """Mean and standard deviation (F,) of the features under smooth random actions."""
-    envs = HandVectorEnv(
-        64, num_threads, max_episode_steps=None, substeps=settings.substeps, **settings.task
-    )
+    envs = HandVectorEnv(64, num_threads, max_episode_steps=None, substeps=settings.substeps, **settings.task)
     rng = np.random.default_rng(derive_seed(settings.seed, 1))
     observation, _ = envs.reset(seed=settings.seed)
     actions, seen = np.zeros((64, 20)), []
@@ -65,7 +63,14 @@ class Keeper(BaseCallback):
     """After each update: learning rate, log, progress; now and then a checkpoint, an evaluation, the best kept."""
 
     def __init__(
-        self, out: Path, settings: PPOSettings, mean: Array, std: Array, log: MetricLog, bar: tqdm, best: float
+        self,
+        out: Path,
+        settings: PPOSettings,
+        mean: Array,
+        std: Array,
+        log: MetricLog,
+        bar: tqdm,
+        best: float,
     ) -> None:
         super().__init__()
         self.out, self.settings, self.mean, self.std = out, settings, mean, std

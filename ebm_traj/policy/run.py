@@ -24,9 +24,7 @@ def train_policy(out: Path, settings: PPOSettings, *, num_threads: int | None = 
     except ModuleNotFoundError as error:
         if error.name != "stable_baselines3":
             raise
-        raise InputError(
-            'training a policy needs Stable-Baselines3: pip install "ebm_traj[sb3]"'
-        ) from None
+        raise InputError('training a policy needs Stable-Baselines3: pip install "ebm_traj[sb3]"') from None
     from ebm_traj.envs.trained import TrainedPolicy, TrainedSettings
     from ebm_traj.policy.evaluate import evaluate
 

@@ -1,5 +1,6 @@
 """`HandVectorEnv` against Gymnasium's `SyncVectorEnv` of `HandEnv`s, to the bit, and what it adds."""
 
+import itertools
 import threading
 from typing import Any
 
@@ -93,7 +94,7 @@ def test_without_autoreset_a_mask_says_which_to_reset() -> None:
     theirs.reset(seed=0)
     ours.reset(seed=0)
     states = ours.get_state()
-    states[:, -1] = [LIMIT - 1, 0, LIMIT - 1]
+    states[:, -2] = [LIMIT - 1, 0, LIMIT - 1]  # steps since reset
     ours.set_state(states)
     set_states(theirs, states)
     steps = actions(3)
@@ -286,3 +287,76 @@ def test_a_step_needs_a_reset_first() -> None:
     env = HandVectorEnv(2, 1)
     with pytest.raises(gymnasium.error.ResetNeeded):
         env.step(np.zeros((2, 20)))
+
+
+@pytest.mark.parametrize("target_position", ["random", "ignore"])
+def test_new_goals_are_drawn_alike_and_on_time(target_position: str) -> None:
+    settings = {"target_rotation": "z", "target_position": target_position, "goal_every": 3}
+    theirs = [HandEnv(**settings) for _ in range(2)]
+    ours = HandVectorEnv(2, 2, None, "Disabled", **settings)
+    seen, _ = ours.reset(seed=4)
+    goals = [seen["desired_goal"].copy()]
+    for i, env in enumerate(theirs):
+        np.testing.assert_array_equal(env.reset(seed=4 + i)[0]["desired_goal"], goals[0][i])
+    for action in actions(7)[:, :2]:
+        before = goals[-1]
+        seen, reward, _, _, info = ours.step(action)
+        goals.append(seen["desired_goal"].copy())
+        distance = ours.task.distance(seen["achieved_goal"], before)
+        np.testing.assert_array_equal(info["rotation_distance"], distance.rotation)  # of the goal acted for
+        for i, env in enumerate(theirs):
+            observation, mine, _, _, _ = env.step(action[i])
+            np.testing.assert_array_equal(observation["desired_goal"], goals[-1][i])
+            assert mine == reward[i]
+            np.testing.assert_array_equal(env.get_state(), ours.get_state()[i])
+        np.testing.assert_array_equal(ours.observe()["desired_goal"], goals[-1])
+    changed = [bool((a != b).any()) for a, b in itertools.pairwise(goals)]
+    assert changed == [False, False, True, False, False, True, False]
+    moved = np.abs(goals[3] - goals[2])[:, :3].max()
+    assert (moved > 0) == (target_position == "random")
+    ours.close()
+
+
+def test_a_state_knows_the_goals_to_come() -> None:
+    settings = {"target_rotation": "z", "goal_every": 2}
+    first, second = HandVectorEnv(1, **settings), HandVectorEnv(1, **settings)
+    first.reset(seed=0)
+    second.reset(seed=1)
+    second.set_state(first.get_state())
+    for action in actions(5)[:, :1]:
+        goal = first.step(action)[0]["desired_goal"]
+        np.testing.assert_array_equal(second.step(action)[0]["desired_goal"], goal)
+
+
+def test_coarse_steps_are_those_of_the_single_environment_too() -> None:
+    theirs, ours = HandEnv(substeps=5), HandVectorEnv(1, substeps=5)
+    exact = HandVectorEnv(1)
+    assert theirs.dt == ours.dt == exact.dt == 0.04
+    exact.reset(seed=3)
+    start = exact.get_state()
+    theirs.set_state(start[0])
+    ours.set_state(start)
+    for action in actions(4)[:, :1]:
+        ours.step(action)
+        theirs.step(action[0])
+        exact.step(action)
+        np.testing.assert_array_equal(ours.get_state()[0], theirs.get_state())
+    pose, true = ours.observe()["achieved_goal"], exact.observe()["achieved_goal"]
+    assert 0 < np.abs(pose - true).max() < 0.05
+    planned = ours.rollout(start, actions(4)[None, :, 0])
+    size = planned.shape[-1]
+    np.testing.assert_array_equal(planned[0, -1], ours.get_state()[0, :size])
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"substeps": 3}, "substeps is 3; accepted: a whole number from 4 to 100"),
+        ({"substeps": 5.0}, "substeps is 5.0"),
+        ({"goal_every": 0}, "goal_every is 0; accepted: None or a whole number from 1 up"),
+    ],
+)
+def test_impossible_steps_and_goals_are_refused(settings: dict, named: str) -> None:
+    for make in (HandEnv, HandVectorEnv):
+        with pytest.raises(InputError, match=named):
+            make(**settings)
