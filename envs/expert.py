@@ -53,6 +53,8 @@ class ExpertSettings:
     """Of the cross-entropy method."""
     position_weight: float = 20.0
     """Cost in radians of an object one metre off."""
+    free_distance: float = 0.02
+    """Metres that the object may be off at no cost where the task ignores its position."""
     final_weight: float = 2.0
     """Weight of the last step's rotation."""
     substeps: int = 5
@@ -181,6 +183,8 @@ class ExpertPolicy:
         goal = np.broadcast_to(states[:, None, None, self._hand.goal], pose.shape)
         rotation = self._task.distance(pose, goal).rotation
         offset = np.linalg.norm(pose[..., :3] - goal[..., :3], axis=-1)
+        if self._task.target_position == "ignore":
+            offset = np.maximum(offset - self.settings.free_distance, 0.0)
         running = (rotation + self.settings.position_weight * offset).mean(axis=-1)
         return running + self.settings.final_weight * rotation[..., -1]
 

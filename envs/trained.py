@@ -46,12 +46,12 @@ class PolicyNetwork:
 
     def __init__(self, weights: dict[str, NDArray[np.floating]], card: dict[str, Any]):
         self.card = card
-        self._weights = {name: np.asarray(value, np.float64) for name, value in weights.items()}
+        self.weights = {name: np.asarray(value, np.float64) for name, value in weights.items()}
         self._layers = sum(name.startswith("weight.") for name in weights)
 
     def __call__(self, features: Array) -> Array:
         """Changes (N, A) for features (N, F)."""
-        get = self._weights
+        get = self.weights
         hidden = (features - get["mean"]) / get["std"]
         for i in range(self._layers):
             hidden = hidden @ get[f"weight.{i}"].T + get[f"bias.{i}"]
@@ -61,7 +61,7 @@ class PolicyNetwork:
 
     def save(self, path: Path) -> None:
         """Write weights (float32) and card to a safetensors file, whole or not at all."""
-        weights = {name: value.astype(np.float32) for name, value in self._weights.items()}
+        weights = {name: value.astype(np.float32) for name, value in self.weights.items()}
         with replacing(path) as temporary:
             save_file(weights, temporary, metadata={"format": FORMAT, "card": json.dumps(self.card)})
 

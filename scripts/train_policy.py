@@ -8,7 +8,7 @@ import tyro
 
 from ebm_traj.cli import run
 from ebm_traj.errors import InputError
-from ebm_traj.policy.settings import PPOSettings
+from ebm_traj.policy.settings import PolicySettings
 
 
 @dataclasses.dataclass
@@ -21,18 +21,18 @@ class Args:
     """Go on with an interrupted run."""
     workers: int | None = None
     """Threads of the simulation; default: one per core."""
-    ppo: Annotated[PPOSettings, tyro.conf.arg(name="")] = dataclasses.field(default_factory=PPOSettings)
+    policy: Annotated[PolicySettings, tyro.conf.arg(name="")] = PolicySettings()
 
 
 def main(args: Args) -> None:
-    """Train a policy of the hand by reinforcement learning (PPO of Stable-Baselines3, extra `sb3`)."""
+    """Imitate the planning expert, then learn by PPO of Stable-Baselines3 (extra `sb3`)."""
     if args.out.exists() and not args.resume:
         raise InputError(
             f"{args.out}: exists; give a new folder, or --resume to go on with an interrupted run"
         )
     from ebm_traj.policy.run import train_policy
 
-    path = train_policy(args.out, args.ppo, num_threads=args.workers)
+    path = train_policy(args.out, args.policy, num_threads=args.workers)
     print(f"policy: {path}")
 
 

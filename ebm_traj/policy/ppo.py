@@ -1,7 +1,7 @@
 """Proximal policy optimisation of the hand's turning task, by Stable-Baselines3.
 
-Settings that proved to matter (RESULTS.md): a short horizon of credit (discount 0.93: the planning expert, too,
-looks only 10 to 14 steps ahead), coarse simulator steps for all but the last part, features of unit scale.
+What proved to matter: a short horizon of credit (discount 0.93; the planning expert, too, looks only 10 steps
+ahead), changes of the action in place of actions, and coarse simulator steps for all but the last part.
 """
 
 import dataclasses
@@ -19,62 +19,58 @@ from tqdm import tqdm
 from ebm_traj.atomic import replacing
 from ebm_traj.core.logs import MetricLog
 from ebm_traj.core.seeding import derive_seed
-from ebm_traj.envs.hand_features import hand_features
+from ebm_traj.envs.hand_model import SUBSTEPS
 from ebm_traj.envs.trained import PolicyNetwork, TrainedPolicy, TrainedSettings
-from ebm_traj.envs.vector import HandVectorEnv
+from ebm_traj.policy.distill import load_weights, weights_of
 from ebm_traj.policy.evaluate import evaluate
-from ebm_traj.policy.settings import PPOSettings
-from ebm_traj.policy.task import CHANGE, TurningTask
+from ebm_traj.policy.settings import PolicySettings
+from ebm_traj.policy.task import TurningTask
 
 Array = NDArray[np.float64]
 
-ENV_ID = "ebm_traj/HandBlock-v0"
 VALIDATION_SEED = 1_000_000  # of the episodes that the best network is chosen by
-LOWEST_STD = 0.05  # a feature that hardly varies is not blown up
 LEARNING_RATES = (3e-5, 1e-3)
-
-
-def feature_scale(settings: PPOSettings, num_threads: int | None) -> tuple[Array, Array]:
-    """Mean and standard deviation (F,) of the features under smooth random actions."""
-    envs = HandVectorEnv(64, num_threads, max_episode_steps=None, substeps=settings.substeps, **settings.task)
-    rng = np.random.default_rng(derive_seed(settings.seed, 1))
-    observation, _ = envs.reset(seed=settings.seed)
-    actions, seen = np.zeros((64, 20)), []
-    for _ in range(100):
-        actions = np.clip(actions + 0.2 * rng.standard_normal(actions.shape), -1, 1)
-        observation, *_ = envs.step(actions.astype(np.float32))
-        seen.append(hand_features(observation, actions))
-    envs.close()
-    rows = np.concatenate(seen)
-    return rows.mean(axis=0), np.maximum(rows.std(axis=0), LOWEST_STD)
 
 
 def network_of(model: PPO, mean: Array, std: Array, card: dict[str, Any]) -> PolicyNetwork:
     """The deterministic part of a policy, in the form that is shipped."""
-    layers = [m for m in model.policy.mlp_extractor.policy_net if isinstance(m, torch.nn.Linear)]
-    weights: dict[str, NDArray[np.floating]] = {"mean": mean, "std": std, "change": np.array([CHANGE])}
-    for i, layer in enumerate([*layers, model.policy.action_net]):
-        weights[f"weight.{i}"] = layer.weight.detach().numpy()
-        weights[f"bias.{i}"] = layer.bias.detach().numpy()
-    return PolicyNetwork(weights, card)
+    return PolicyNetwork(weights_of(actor(model), mean, std), card)
+
+
+def actor(model: PPO) -> torch.nn.Sequential:
+    """The layers from features to the mean of the actions."""
+    return torch.nn.Sequential(model.policy.mlp_extractor.policy_net, model.policy.action_net)
 
 
 class Keeper(BaseCallback):
-    """After each update: learning rate, log, progress; now and then a checkpoint, an evaluation, the best kept."""
+    """After each update: learning rate, log, progress; at times a checkpoint, an evaluation, the best kept.
+
+    For its first `warm_up` updates only the value function learns.
+    """
 
     def __init__(
         self,
         out: Path,
-        settings: PPOSettings,
+        settings: PolicySettings,
         mean: Array,
         std: Array,
         log: MetricLog,
         bar: tqdm,
         best: float,
+        warm_up: int,
     ) -> None:
         super().__init__()
-        self.out, self.settings, self.mean, self.std = out, settings, mean, std
-        self.log, self.bar, self.best = log, bar, best
+        self.out, self.all_settings, self.settings = out, settings, settings.ppo
+        self.mean, self.std = mean, std
+        self.log, self.bar, self.best, self.warm_up = log, bar, best, warm_up
+
+    def _on_training_start(self) -> None:
+        self._let_act_learn(self.warm_up == 0)
+
+    def _let_act_learn(self, allowed: bool) -> None:
+        self.model.policy.log_std.requires_grad_(allowed)
+        for parameter in actor(self.model).parameters():
+            parameter.requires_grad_(allowed)
 
     def _on_step(self) -> bool:
         return True
@@ -91,6 +87,10 @@ class Keeper(BaseCallback):
         }
         if not figures:
             return
+        if self.warm_up:
+            self.warm_up -= 1
+            self._let_act_learn(self.warm_up == 0)
+            return
         follow_divergence(model, figures["approx_kl"], settings.divergence)
         outcomes = self.training_env.get_attr("outcomes", 0)[0]
         if update % 10 == 0 and outcomes:
@@ -100,7 +100,7 @@ class Keeper(BaseCallback):
             self.bar.set_postfix(reached=f"{recent[0]:.2f}", best=f"{self.best:.2f}", refresh=False)
             self.log.write(update, figures | {"steps": float(self.num_timesteps)})
         if update % settings.evaluate_every == 0:
-            self._evaluate(update)
+            self.evaluate(update)
             self.checkpoint()
 
     def checkpoint(self) -> None:
@@ -111,35 +111,31 @@ class Keeper(BaseCallback):
         with replacing(self.out / "state.json") as temporary:
             temporary.write_text(json.dumps(state))
 
-    def _evaluate(self, update: int) -> None:
-        settings = self.settings
-        card = settings.task | {"steps": self.num_timesteps, "settings": dataclasses.asdict(settings)}
-        network = network_of(self.model, self.mean, self.std, card)
-        network.save(self.out / "last.safetensors")
-        policy = TrainedPolicy(
-            -np.ones(20),
-            np.ones(20),
-            TrainedSettings(str(self.out / "last.safetensors")),
-            env_id=ENV_ID,
-            env_kwargs=settings.task,
-        )
-        found = evaluate(
-            policy,
-            ENV_ID,
-            settings.task,
-            episodes=settings.evaluation_episodes,
-            seed=VALIDATION_SEED,
-            progress=False,
-        ).summary()
+    def evaluate(self, update: int) -> None:
+        """Judge the network in exact simulation, and keep it if none was better."""
+        path = self.out / "last.safetensors"
+        network = network_of(self.model, self.mean, self.std, self.all_settings.card())
+        network.card["steps"] = self.num_timesteps
+        network.save(path)
+        found = validate(path, self.all_settings)
         score = (found["reached"][0] + found["held"][0]) / 2
-        self.log.write(
-            update,
-            {"validation_reached": found["reached"][0], "validation_held": found["held"][0]},
-        )
+        figures = {"validation_reached": found["reached"][0], "validation_held": found["held"][0]}
+        self.log.write(update, figures)
         if score > self.best:
             self.best = score
             network.card["validation"] = found
             network.save(self.out / "best.safetensors")
+
+
+def validate(path: Path, settings: PolicySettings) -> dict[str, Any]:
+    """How a network does in episodes kept for choosing."""
+    low, high = -np.ones(20), np.ones(20)
+    task = settings.task
+    policy = TrainedPolicy(low, high, TrainedSettings(str(path)), env_id=settings.env_id, env_kwargs=task)
+    episodes = settings.ppo.evaluation_episodes
+    return evaluate(
+        policy, settings.env_id, task, episodes=episodes, seed=VALIDATION_SEED, progress=False
+    ).summary()
 
 
 def follow_divergence(model: PPO, divergence: float, aim: float) -> None:
@@ -158,38 +154,48 @@ def rate_of(model: PPO) -> float:
 
 
 def train_ppo(
-    out: Path, settings: PPOSettings, *, num_threads: int | None = None, progress: bool = True
+    out: Path,
+    settings: PolicySettings,
+    mean: Array,
+    std: Array,
+    start: PolicyNetwork | None,
+    *,
+    num_threads: int | None = None,
+    progress: bool = True,
 ) -> PolicyNetwork:
-    """Train, or go on with, a policy in the folder `out`; gives the network that did best in validation.
+    """Train from a network `start`, or from nothing; gives the network that did best in validation.
 
-    A run that was interrupted goes on from its last checkpoint, with environments started anew.
+    A run that was interrupted goes on from its last checkpoint in `out`, with environments started anew.
     """
-    mean, std = feature_scale(settings, num_threads)
+    chosen = settings.ppo
     saved = out / "state.json"
     state: dict[str, Any] = json.loads(saved.read_text()) if saved.is_file() else {}
     done, model = int(state.get("steps", 0)), None
-    total = settings.steps + settings.fine_steps
-    updates_done = done // (settings.envs * settings.rollout)
+    total, per_update = chosen.steps + chosen.fine_steps, chosen.envs * chosen.rollout
     bar = tqdm(total=total, initial=done, desc=out.name, unit="step", unit_scale=True, disable=not progress)
-    with MetricLog(out, updates_done) as log, bar:
-        for end, substeps in ((settings.steps, settings.substeps), (total, None)):
+    with MetricLog(out, done // per_update) as log, bar:
+        for end, substeps in ((chosen.steps, chosen.substeps), (total, SUBSTEPS)):
             if done >= end:
                 continue
-            fine = {} if substeps is None else {"substeps": substeps}
             task = TurningTask(
-                settings.envs,
+                chosen.envs,
                 derive_seed(settings.seed, 2, done),
                 mean,
                 std,
-                noise=settings.noise,
+                noise=chosen.noise,
                 num_threads=num_threads,
+                substeps=substeps,
                 **settings.task,
-                **fine,
             )
-            model = _model(out, settings, task, model, state)
-            keeper = Keeper(out, settings, mean, std, log, bar, float(state.get("best", -1.0)))
+            model = _model(out, settings, task, model, state, start)
+            warm_up = chosen.warm_up if start is not None and not done else 0
+            best = float(state.get("best", -1.0))
+            keeper = Keeper(out, settings, mean, std, log, bar, best, warm_up)
+            if not done:
+                keeper.model, keeper.num_timesteps = model, 0
+                keeper.evaluate(0)
             model.learn(end - done, callback=keeper, log_interval=None, reset_num_timesteps=False)
-            keeper._evaluate(model.num_timesteps // (settings.envs * settings.rollout))
+            keeper.evaluate(model.num_timesteps // per_update)
             keeper.checkpoint()
             state = {"best": keeper.best}
             done = model.num_timesteps
@@ -198,7 +204,12 @@ def train_ppo(
 
 
 def _model(
-    out: Path, settings: PPOSettings, task: TurningTask, model: PPO | None, state: dict[str, Any]
+    out: Path,
+    settings: PolicySettings,
+    task: TurningTask,
+    model: PPO | None,
+    state: dict[str, Any],
+    start: PolicyNetwork | None,
 ) -> PPO:
     """The learner in this environment: the one at hand, the one saved, or a new one."""
     if model is not None:
@@ -208,23 +219,27 @@ def _model(
         model = PPO.load(out / "ppo.zip", env=task, device="cpu")
         model.lr_schedule = lambda _: state["learning_rate"]
         return model
-    width = [settings.width, settings.width]
-    return PPO(
+    chosen = settings.ppo
+    width = [chosen.width, chosen.width]
+    model = PPO(
         "MlpPolicy",
         task,
-        n_steps=settings.rollout,
-        batch_size=settings.batch,
-        n_epochs=settings.epochs,
-        gamma=settings.discount,
-        gae_lambda=settings.trace,
-        learning_rate=settings.learning_rate,
+        n_steps=chosen.rollout,
+        batch_size=chosen.batch,
+        n_epochs=chosen.epochs,
+        gamma=chosen.discount,
+        gae_lambda=chosen.trace,
+        learning_rate=chosen.learning_rate,
         vf_coef=1.0,
         max_grad_norm=1.0,
         policy_kwargs={
             "net_arch": {"pi": width, "vf": width},
             "activation_fn": torch.nn.ELU,
-            "log_std_init": settings.log_std,
+            "log_std_init": chosen.log_std,
         },
         seed=derive_seed(settings.seed, 3) % 2**31,
         device="cpu",
     )
+    if start is not None:
+        load_weights(actor(model), start)
+    return model

@@ -22,10 +22,10 @@ from stable_baselines3.common.vec_env import VecEnv
 from ebm_traj.envs.hand_features import FEATURES, PALM, hand_features
 from ebm_traj.envs.hand_model import ACTIONS
 from ebm_traj.envs.vector import HandVectorEnv
+from ebm_traj.policy.settings import CHANGE
 
 Array = NDArray[np.float64]
 
-CHANGE = 0.3  # of the half-width of the action box, in a step
 NEAR, THERE = 0.3, 0.1  # radians
 DROP_DISTANCE = 0.15  # metres from the palm's centre
 EPISODE_STEPS, GOAL_STEPS, HOLD_STEPS = 400, 100, 25
@@ -62,7 +62,7 @@ class TurningTask(VecEnv):
         self._seed = seed
 
     def reset(self) -> NDArray[np.float32]:
-        """Start all environments, each at another point of its 400 steps, so that they do not end together."""
+        """Start all environments, each at another point of its steps, so that they do not end together."""
         self._observation, _ = self.envs.reset(seed=self._seed)
         self._steps = self._rng.integers(0, EPISODE_STEPS, self.num_envs)
         self._goal_steps = np.zeros(self.num_envs, dtype=int)
