@@ -35,11 +35,13 @@ def find_faults(folder: str | Path) -> list[str]:
         except InputError as error:
             faults.append(str(error))
     if first:
-        faults += [
-            f"{path}: missing; collect with --resume to make it"
-            for path in (shard_path(folder, number) for number in range(first[1].num_shards))
-            if not path.exists()
-        ]
+        numbers = range(first[1].num_shards)
+        missing = [number for number in numbers if not shard_path(folder, number).exists()]
+        if missing:
+            faults.append(
+                f"{folder}: missing {len(missing)} of {len(numbers)} shards ({_ranges(missing)}); "
+                "collect with --resume to make them"
+            )
     faults += [f"{path}: left by a killed writer; --resume removes it" for path in temporary_files(folder)]
     if (folder / BRANCHES_FILE).exists():
         try:
@@ -56,6 +58,17 @@ def check(folder: str | Path) -> str:
         raise InputError("; ".join(faults))
     shards = len(list(Path(folder).glob("shard-*.h5")))
     return f"{folder}: {shards} shards, all there, readable and as they were written"
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Ascending numbers, neighbours joined: `0, 2-5`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1] = [runs[-1][0], number]
+        else:
+            runs.append([number])
+    return ", ".join("-".join(map(str, run)) for run in runs)
 
 
 def _require_agreement(path: Path, manifest: Manifest, first_name: str, first: Manifest) -> None:

@@ -37,6 +37,7 @@ the time of simulating the frame. The low bytes of a float32 do not compress, so
 """
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,12 @@ COMPACT_ARRAYS = ("states", "actions", "given", "given_rows")
 def shard_path(folder: Path, number: int) -> Path:
     """Where shard `number` of a data set lies."""
     return folder / f"shard-{number:05d}.h5"
+
+
+def shard_number(path: Path) -> int:
+    """Number of the shard at a path of `shard_path` or `temporary_files`; -1 for another name."""
+    found = re.fullmatch(r"\.?shard-(\d+)\.h5(\.tmp)?", path.name)
+    return int(found[1]) if found else -1
 
 
 def temporary_files(folder: Path) -> list[Path]:

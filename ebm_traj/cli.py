@@ -20,11 +20,17 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells count
 def run(main: Callable[[Args], None], args_class: type[Args], argv: list[str] | None = None) -> None:
     """Read `args_class` from the command line and call `main` with it.
 
+    A class whose defaults depend on the command line (presets do) says so by a static method
+    `defaults(argv) -> Args`.
+
     Exits with one line on stderr: code 2 on `InputError`, 1 on `RunError`, 130 on Ctrl-C.
     """
     program = Path(sys.argv[0]).name
     try:
-        main(tyro.cli(args_class, args=argv, description=main.__doc__))
+        arguments = sys.argv[1:] if argv is None else argv
+        defaults = getattr(args_class, "defaults", None)
+        begin = {"default": defaults(arguments)} if defaults else {}
+        main(tyro.cli(args_class, args=arguments, description=main.__doc__, **begin))
     except (InputError, RunError) as error:
         print(f"{program}: error: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT if isinstance(error, InputError) else FAILED)

@@ -205,7 +205,8 @@ def task_of(env_id: str, env_kwargs: dict[str, Any], policy: str) -> HandTask:
         spec = None
     if spec is None or spec.vector_entry_point != "ebm_traj.envs.vector:HandVectorEnv":
         raise InputError(
-            f"policy '{policy}' acts in the hand environments, such as ebm_traj/HandBlock-v0; found '{env_id}'"
+            f"policy '{policy}' acts in the hand environments, such as ebm_traj/HandBlock-v0; "
+            f"found '{env_id}'"
         )
     fields = {field.name for field in dataclasses.fields(HandTask)}
     settings = {**spec.kwargs, **env_kwargs}

@@ -1,7 +1,8 @@
 """Exploration noise: uniformly random actions in between those of a policy, as in the literature's data.
 
-All draws are a pure function of an episode's seed and the step within it. So an episode does not depend on the
-batch it was collected in, and a run begun in mid-episode with the episode's own seed meets the same noise.
+All draws are a pure function of an episode's seed and the step within it. So an episode does not depend on
+the batch it was collected in, and a run begun in mid-episode with the episode's own seed meets the same
+noise.
 """
 
 import dataclasses

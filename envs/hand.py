@@ -142,8 +142,8 @@ class HandEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     def step(self, action: ArrayLike) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Hold the target angles `action` (20,) for 40 ms.
 
-        With `goal_every`, reward and info are those of the goal that the action was taken for; the observation
-        carries the one to act on next.
+        With `goal_every`, reward and info are those of the goal that the action was taken for; the
+        observation carries the one to act on next.
         """
         control = self._hand.control(action)
         if not self._started:

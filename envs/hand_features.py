@@ -1,4 +1,4 @@
-"""What a policy network sees of a hand environment: the observation in forms that a network can use at once."""
+"""What a policy network sees of a hand environment: the observation in forms that a network can use."""
 
 from typing import Any
 

@@ -80,8 +80,8 @@ class HandModel:
     """The compiled model of a hand with an object, and everything that is read from it once.
 
     A simulator state is a row (S,) of float64: MuJoCo's full physics (P) and warm start, the goal pose (7),
-    the number of steps since reset, and the seed of the goals to come. It holds all that an exact continuation needs, but not the
-    environment's random generator.
+    the number of steps since reset, and the seed of the goals to come. It holds all that an exact
+    continuation needs, but not the environment's random generator.
     """
 
     def __init__(self, object_name: str, substeps: int = SUBSTEPS) -> None:

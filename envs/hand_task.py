@@ -90,7 +90,8 @@ class HandTask:
             isinstance(self.goal_every, int | np.integer) and self.goal_every >= 1
         ):
             raise InputError(
-                f"hand environment: goal_every is {self.goal_every!r}; accepted: None or a whole number from 1 up"
+                f"hand environment: goal_every is {self.goal_every!r}; "
+                "accepted: None or a whole number from 1 up"
             )
         for field in ("distance_threshold", "rotation_threshold"):
             value = getattr(self, field)
@@ -125,7 +126,7 @@ class HandTask:
         return np.concatenate([position, rotations.unit(rotation)])
 
     def draw_goal_seed(self, rng: np.random.Generator) -> int:
-        """The number that all later goals of an episode follow from; 0, and nothing drawn, without `goal_every`.
+        """The number that all later goals of an episode follow from; 0, not drawn, without `goal_every`.
 
         It is small enough to stand in a simulator state among other floats.
         """
@@ -134,8 +135,8 @@ class HandTask:
     def next_goal(self, goal_seed: float, steps: float, goal: Array, object_pose: Array) -> Array:
         """The goal (7,) to act on after `steps` steps: `goal` itself, or a new one if one is due.
 
-        A new one depends on `goal_seed`, `steps` and the object's pose (7,) alone. Where the task does not ask
-        for a position, the goal keeps its own.
+        A new one depends on `goal_seed`, `steps` and the object's pose (7,) alone. Where the task does not
+        ask for a position, the goal keeps its own.
         """
         if not self.goal_every or steps % self.goal_every:
             return goal

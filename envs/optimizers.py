@@ -1,7 +1,7 @@
 """Sampling-based optimisers of control knots: predictive sampling, MPPI and the cross-entropy method.
 
 Each proposes candidates around a nominal plan and turns their costs into the next nominal. All work on N
-plans at once, knots (N, K, A); the candidates of a plan are (N, M, K, A), the first of them the nominal itself.
+plans at once, knots (N, K, A); the candidates of a plan are (N, M, K, A), the first of them the nominal.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class Optimizer(Protocol):
         """Begin with N = `plans` plans of K = `knots` knots of `size` numbers."""
 
     def spread(self, samples: int) -> Array:
-        """Standard deviations that candidates 1 to `samples` - 1 are drawn with; broadcasts to (N, M-1, K, A)."""
+        """Standard deviations of all candidates but the first; broadcasts to (N, M-1, K, A)."""
 
     def update(self, candidates: Array, costs: Array) -> Array:
         """The next nominal (N, K, A) from candidates (N, M, K, A) and their costs (N, M)."""

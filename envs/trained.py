@@ -1,4 +1,4 @@
-"""`TrainedPolicy`: a goal-conditioned network that turns the object to its goal, made by `scripts/train_policy.py`.
+"""`TrainedPolicy`: a network that turns the object to its goal, made by `scripts/train_policy.py`.
 
 Weights and card lie in one safetensors file. It is evaluated by numpy in float64: a batch of 128 takes a few
 milliseconds, and a row's action, rounded to float32, does not depend on the batch that it stands in.
@@ -39,8 +39,8 @@ class PolicyNetwork:
     """A multilayer perceptron with ELU units from features (N, F) to changes of the action (N, A).
 
     Args:
-        weights: `mean`, `std` (F,) of the features, for each layer `weight.i` (out, in) and `bias.i` (out,), and
-            `change` (1,), the largest change of an action in a step, which an output of 1 stands for.
+        weights: `mean`, `std` (F,) of the features, for each layer `weight.i` (out, in) and `bias.i` (out,),
+            and `change` (1,), the largest change of an action in a step, which an output of 1 stands for.
         card: how it was made and how well it does; `object` and `target_rotation` name its task.
     """
 

@@ -216,9 +216,10 @@ class HandVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]]):
 
     def set_goals(self, goals: ArrayLike, indices: ArrayLike) -> None:
         """Give the environments of `indices` (K,) the goal poses `goals` (K, 7) from here on."""
-        states = self._states[indices]
+        chosen = np.asarray(indices)
+        states = self._states[chosen]
         states[:, self._hand.goal] = goals
-        self.set_state(states, indices)
+        self.set_state(states, chosen)
 
     def rollout(self, states: ArrayLike, actions: ArrayLike) -> NDArray[np.float64]:
         """What follows from `states` (B, S) under `actions` (B, H, 20): MuJoCo's full physics (B, H, P).

@@ -1,6 +1,8 @@
 """Collect a data set, resume, describe or check one, add simulator branches, or trade with Minari."""
 
+import argparse
 import dataclasses
+import json
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +30,8 @@ class Args:
     """Instead of collecting, make --out from this Minari data set: an id (fetched if need be) or a folder."""
     export_minari: str | None = None
     """Instead of collecting, write the data set --out for Minari: under this id, or to a path as ./NAME."""
+    preset: Literal["paper"] | None = None
+    """Other defaults, shown by --help with it. paper: 200,000 episodes of a trained policy, compact storage."""
     env: str = "ebm_traj/HandBlock-v0"
     """Gymnasium id, also as module:id; observations Box or Dict of Box, actions Box."""
     env_kwargs: str = "{}"
@@ -44,7 +48,7 @@ class Args:
     expert: ExpertSettings = ExpertSettings()
     trained: TrainedSettings = TrainedSettings()
     noise_every: int | None = None
-    """Every so many steps the action is uniformly random; 0 for never. Default 4 for random, 0 for others."""
+    """Every so many steps the action is uniformly random; 0 for never. Default 4 for random and paper."""
     noise_probability: float = 0.0
     """Instead, a uniformly random action at each step with this probability."""
     seed: int = 0
@@ -53,6 +57,12 @@ class Args:
     """Threads (hand environments) or processes (others); default: one per core. Files do not depend on it."""
     resume: bool = False
     """Go on with an interrupted run: make the shards that are missing."""
+    shard: str = "1/1"
+    """i/n (i from 1 to n): make only the shards k with k % n == i - 1, so that n machines share the work."""
+    engine: Literal["local", "ray"] = "local"
+    """local: the cores of this machine. ray: tasks of Ray; a lost worker loses nothing."""
+    ray_address: str | None = None
+    """With --engine ray: the cluster to use (auto, host:port); default: one of --workers processes here."""
     test_fraction: float = 0.1
     """Share of the episodes kept for tests."""
     validation_fraction: float = 0.05
@@ -71,6 +81,13 @@ class Args:
     """Steps of each branch."""
     context_frames: int = 4
     """Frames of each context."""
+
+    @staticmethod
+    def defaults(argv: list[str]) -> "Args":
+        """The defaults of the preset that the command line names: what else it gives overrides them."""
+        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+        parser.add_argument("--preset", nargs="?")
+        return preset_args(parser.parse_known_args(argv)[0].preset)
 
 
 def main(args: Args) -> None:
@@ -110,15 +127,41 @@ def require_one_task(args: Args) -> None:
         raise InputError("figure given; it needs --describe")
 
 
+def preset_args(name: str | None) -> Args:
+    """Arguments of a preset; without, or with a name that there is none of, the ordinary ones."""
+    if name is None:
+        return Args()
+    from ebm_traj.collect.presets import PRESETS
+
+    if name not in PRESETS:
+        return Args()
+    preset = PRESETS[name]
+    values = {field: getattr(preset, field) for field in ("env", *SAME_NAMES)}
+    values[preset.policy] = preset.policy_settings
+    return Args(env_kwargs=json.dumps(preset.env_kwargs), **values)
+
+
+def noise_settings(args: Args) -> NoiseSettings:
+    """Exploration noise as given, or the preset's, or that of random behaviour."""
+    every = args.noise_every
+    if every is None and args.noise_probability:
+        every = 0
+    elif every is None and args.preset:
+        from ebm_traj.collect.presets import PRESETS
+
+        every = PRESETS[args.preset].noise.every
+    elif every is None:
+        every = 4 if args.policy == "random" else 0
+    return NoiseSettings(every, args.noise_probability)
+
+
 def collect(args: Args) -> None:
     """Collect, and say where the data are."""
     from ebm_traj.collect import CollectSettings
     from ebm_traj.collect import collect as collect_data
+    from ebm_traj.collect.share import Share
 
     assert args.out is not None
-    noise_every = args.noise_every
-    if noise_every is None:
-        noise_every = 4 if args.policy == "random" and not args.noise_probability else 0
     env_kwargs = json_object("--env-kwargs", args.env_kwargs)
     if args.goal_every is not None:
         env_kwargs["goal_every"] = args.goal_every
@@ -126,10 +169,18 @@ def collect(args: Args) -> None:
         env=args.env,
         env_kwargs=env_kwargs,
         policy_settings=policy_settings(args),
-        noise=NoiseSettings(noise_every, args.noise_probability),
+        noise=noise_settings(args),
         **{name: getattr(args, name) for name in SAME_NAMES},
     )
-    made = collect_data(args.out, settings, workers=args.workers, resume=args.resume)
+    made = collect_data(
+        args.out,
+        settings,
+        workers=args.workers,
+        resume=args.resume,
+        share=Share.parse(args.shard),
+        engine=args.engine,
+        ray_address=args.ray_address,
+    )
     megabytes = sum(path.stat().st_size for path in args.out.glob("shard-*.h5")) / 1e6
     print(
         f"{args.out}: {made.episodes:,} episodes made, {made.steps:,} steps "

@@ -1,4 +1,4 @@
-"""Train the policy that turns the object of a hand environment to its goal (`collect.py --policy trained`)."""
+"""Train the network that turns the object of a hand environment to its goal."""
 
 import dataclasses
 from pathlib import Path
@@ -27,9 +27,7 @@ class Args:
 def main(args: Args) -> None:
     """Imitate the planning expert, then learn by PPO of Stable-Baselines3 (extra `sb3`)."""
     if args.out.exists() and not args.resume:
-        raise InputError(
-            f"{args.out}: exists; give a new folder, or --resume to go on with an interrupted run"
-        )
+        raise InputError(f"{args.out}: exists; give a new folder, or --resume to go on with a run")
     from ebm_traj.policy.run import train_policy
 
     path = train_policy(args.out, args.policy, num_threads=args.workers)

@@ -3,25 +3,19 @@
 import dataclasses
 import sys
 import time
-from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
+import gymnasium
 from tqdm import tqdm
 
-from ebm_traj.collect.environment import action_box, has_lockstep, open_environment, open_lockstep, state_spec
-from ebm_traj.collect.shards import Report, collect_lockstep, collect_one_by_one, policy_of
-from ebm_traj.collect.workers import collect_in_processes
+from ebm_traj.collect.engine_ray import collect_with_ray, require_ray
+from ebm_traj.collect.engines import collect_locally
+from ebm_traj.collect.environment import action_box, has_lockstep, open_environment, state_spec
+from ebm_traj.collect.share import ALL, Share
 from ebm_traj.datasets.manifest import Manifest, Storage
-from ebm_traj.datasets.shard import (
-    ShardData,
-    open_hdf5,
-    read_manifest,
-    shard_path,
-    temporary_files,
-    write_shard,
-)
+from ebm_traj.datasets.shard import open_hdf5, read_manifest, shard_number, shard_path, temporary_files
 from ebm_traj.datasets.splits import split_codes
 from ebm_traj.envs.behaviour import NoiseSettings, RandomSettings, make_policy, policy_record
 from ebm_traj.envs.workers import usable_cores
@@ -29,6 +23,7 @@ from ebm_traj.errors import InputError
 
 # Another version of any of these may give other numbers, so a run is not resumed across them.
 RECORDED_VERSIONS = ("ebm_traj", "gymnasium", "gymnasium-robotics", "h5py", "mujoco", "numpy")
+Engine = Literal["local", "ray"]
 BAR = "{desc}: {percentage:3.0f}% |{bar}| {n:.0f}/{total} episodes, {elapsed}<{remaining}{postfix}"
 
 
@@ -92,13 +87,11 @@ class Collected:
         return self.steps / self.seconds if self.seconds else 0.0
 
 
-def make_manifest(settings: CollectSettings) -> Manifest:
-    """The manifest of a collection; opens the environment once. InputError if anything does not fit."""
+def make_manifest(settings: CollectSettings, env: gymnasium.Env) -> Manifest:
+    """The manifest of a collection in `env`, opened by its settings. InputError if anything does not fit."""
     split_codes(0, [], settings.test_fraction, settings.validation_fraction)
-    env = open_environment(settings.env, settings.env_kwargs, settings.steps)
     low, high = action_box(env)
     spec, can_store_states = state_spec(env), hasattr(env.unwrapped, "get_state")
-    env.close()
     record = policy_record(settings.policy, settings.policy_settings, settings.noise)
     make_policy(record, low, high, settings.env, settings.env_kwargs)
     return Manifest(
@@ -127,35 +120,43 @@ def collect(
     workers: int | None = None,
     resume: bool = False,
     progress: bool = True,
+    share: Share = ALL,
+    engine: Engine = "local",
+    ray_address: str | None = None,
 ) -> Collected:
-    """Collect a data set into the folder `out`.
+    """Collect a data set, or one share of it, into the folder `out`.
 
-    Hand environments run in lock step in `workers` threads of one process, other environments one by one
-    in `workers` processes; by default as many as there are cores. The files do not depend on the number.
+    The engine `local` runs hand environments in lock step in `workers` threads of one process, other
+    environments one by one in `workers` processes; by default as many as there are cores. The engine `ray`
+    makes each shard as a task of one core, in a cluster (`ray_address`) or in `workers` processes here.
+    The files depend neither on the engine nor on the number.
     When interrupted, at most the shards in flight are lost; `resume=True` makes the missing ones.
 
-    Raises InputError, before anything is written, if `out` exists (without `resume`), if it holds a data
-    set made with other settings, or if settings do not fit the environment.
+    Raises InputError, before anything is written, if `out` exists (without `resume`; with a share: if shards
+    of this share are there), if it holds a data set made with other settings, or if settings do not fit the
+    environment.
     """
     out = Path(out)
-    threads = usable_cores() if workers is None else workers
-    if threads < 1:
-        raise InputError(f"workers: {threads}; needs 1 or more")
-    if out.exists() and not resume:
-        raise InputError(f"{out}: exists; give a new folder, or --resume to go on with an interrupted run")
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: is not a folder")
-    manifest = make_manifest(settings)
-    missing = missing_shards(out, manifest)
+    workers = usable_cores() if workers is None else workers
+    if workers < 1:
+        raise InputError(f"workers: {workers}; needs 1 or more")
+    _require_engine(engine, ray_address)
+    _require_free(out, resume, share)
+    env = open_environment(settings.env, settings.env_kwargs, settings.steps)
+    manifest, lockstep = make_manifest(settings, env), has_lockstep(env)
+    env.close()
+    missing = [shard for shard in missing_shards(out, manifest) if shard in share]
     out.mkdir(parents=True, exist_ok=True)
     for leftover in temporary_files(out):
-        leftover.unlink(missing_ok=True)
+        if shard_number(leftover) in share:  # others may be writing theirs
+            leftover.unlink(missing_ok=True)
+    mine = sum(len(manifest.episodes_of(shard)) for shard in range(manifest.num_shards) if shard in share)
     to_make = sum(len(manifest.episodes_of(shard)) for shard in missing)
     steps, begin = 0, time.perf_counter()
     with tqdm(
-        total=manifest.episodes,
-        initial=manifest.episodes - to_make,
-        desc=out.name,
+        total=mine,
+        initial=mine - to_make,
+        desc=out.name if share == ALL else f"{out.name} {share.number}/{share.of}",
         disable=not progress,
         file=sys.stderr,
         bar_format=BAR,
@@ -167,8 +168,36 @@ def collect(
             bar.set_postfix_str(f"{steps / (time.perf_counter() - begin):,.0f} steps/s", refresh=False)
             bar.update(episodes)
 
-        run_shards(out, manifest, missing, threads, report)
+        if engine == "ray" and missing:
+            collect_with_ray(out, manifest, missing, lockstep, workers, ray_address, report)
+        else:
+            collect_locally(out, manifest, missing, lockstep, workers, report)
     return Collected(to_make, steps, time.perf_counter() - begin)
+
+
+def _require_engine(engine: str, ray_address: str | None) -> None:
+    """Raise InputError for an engine that is unknown or not installed."""
+    if engine not in get_args(Engine):
+        raise InputError(f"engine '{engine}' is unknown; known: {', '.join(get_args(Engine))}")
+    if engine == "ray":
+        require_ray()
+    elif ray_address is not None:
+        raise InputError(f"ray address '{ray_address}' given; it needs --engine ray")
+
+
+def _require_free(out: Path, resume: bool, share: Share) -> None:
+    """Raise InputError if `out` is no place to begin, or to go on."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is not a folder")
+    if resume or not out.exists():
+        return
+    found = out
+    if share != ALL:  # the folder may have been made by those who make the other shares
+        mine = [path for path in sorted(out.glob("shard-*.h5")) if shard_number(path) in share]
+        if not mine:
+            return
+        found = mine[0]
+    raise InputError(f"{found}: exists; give a new folder, or --resume to go on with an interrupted run")
 
 
 def missing_shards(out: Path, manifest: Manifest) -> list[int]:
@@ -191,48 +220,6 @@ def missing_shards(out: Path, manifest: Manifest) -> list[int]:
         if path.name not in known:
             raise InputError(f"{path}: no shard of a run of {manifest.episodes} episodes; remove it to go on")
     return missing
-
-
-def run_shards(out: Path, manifest: Manifest, shards: list[int], workers: int, report: Report) -> None:
-    """Make and write shards with the engine that fits the environment."""
-    env = open_environment(manifest.env_id, manifest.env_kwargs, manifest.steps)
-    lockstep = has_lockstep(env)
-    if not lockstep and workers > 1 and len(shards) > 1:
-        env.close()
-        collect_in_processes(out, manifest, shards, workers, report)
-        return
-    made = (
-        _in_lockstep(manifest, shards, workers, report)
-        if lockstep
-        else _one_by_one(env, manifest, shards, report)
-    )
-    for shard, data in made:
-        write_shard(out, shard, manifest, data)
-    env.close()
-
-
-def _in_lockstep(
-    manifest: Manifest, shards: list[int], threads: int, report: Report
-) -> Iterator[tuple[int, ShardData]]:
-    policy = policy_of(manifest)
-    envs = None
-    for shard in shards:
-        size = len(manifest.episodes_of(shard))
-        if envs is None or envs.num_envs != size:  # only the last shard may be smaller
-            if envs is not None:
-                envs.close()
-            envs = open_lockstep(manifest.env_id, manifest.env_kwargs, size, threads)
-        yield shard, collect_lockstep(envs, policy, manifest, shard, report)
-    if envs is not None:
-        envs.close()
-
-
-def _one_by_one(
-    env: Any, manifest: Manifest, shards: list[int], report: Report
-) -> Iterator[tuple[int, ShardData]]:
-    policy = policy_of(manifest)
-    for shard in shards:
-        yield shard, collect_one_by_one(env, policy, manifest, shard, report)
 
 
 def _versions() -> dict[str, str]:

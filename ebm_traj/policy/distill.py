@@ -1,7 +1,7 @@
-"""Distilling the planning expert into a network: dataset aggregation (DAgger; Ross et al. 2011, arXiv 1011.0686).
+"""Distilling the planning expert into a network: DAgger (Ross et al. 2011, arXiv 1011.0686).
 
-In each round the network drives, the expert now and then taking over, and at every state met the expert says
-what it would do; the network is then fitted to all that was said so far. The expert's plans are noisy, and the
+In each round the network drives, the expert now and then taking over, and at every state met the expert
+says what it would do; the network is then fitted to all that was said so far. The expert's plans are noisy, and the
 squared error averages them.
 """
 
@@ -60,7 +60,7 @@ def distill(
 def label_states(
     settings: PolicySettings, network: PolicyNetwork | None, number: int, num_threads: int | None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Features (M, F) of the states of one round and the expert's changes of action (M, A), in units of CHANGE.
+    """Features (M, F) of one round's states and the expert's changes of action (M, A), in units of CHANGE.
 
     Without a network the expert drives throughout.
     """

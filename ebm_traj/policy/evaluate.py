@@ -1,4 +1,4 @@
-"""How well a behaviour policy turns the object: success over many seeds, with its uncertainty, and its speed."""
+"""How well a behaviour policy turns the object: success over many seeds, and its speed."""
 
 import dataclasses
 import sys
@@ -76,7 +76,7 @@ def evaluate(
     for name, value in (("episodes", episodes), ("steps", steps)):
         if value < 1:
             raise InputError(f"{name}: {value}; needs 1 or more")
-    envs = open_lockstep(env_id, env_kwargs, episodes, num_threads)
+    envs: Any = open_lockstep(env_id, env_kwargs, episodes, num_threads)
     begin = time.perf_counter()
     seeds = list(range(seed, seed + episodes))
     observation, _ = envs.reset(seed=seeds)

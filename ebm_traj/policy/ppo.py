@@ -4,7 +4,6 @@ What proved to matter: a short horizon of credit (discount 0.93; the planning ex
 ahead), changes of the action in place of actions, and coarse simulator steps for all but the last part.
 """
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from ebm_traj.policy.task import TurningTask
 
 Array = NDArray[np.float64]
 
+NEVER = 10**9
 VALIDATION_SEED = 1_000_000  # of the episodes that the best network is chosen by
 LEARNING_RATES = (3e-5, 1e-3)
 
@@ -47,6 +47,8 @@ class Keeper(BaseCallback):
 
     For its first `warm_up` updates only the value function learns.
     """
+
+    model: PPO
 
     def __init__(
         self,
@@ -194,7 +196,7 @@ def train_ppo(
             if not done:
                 keeper.model, keeper.num_timesteps = model, 0
                 keeper.evaluate(0)
-            model.learn(end - done, callback=keeper, log_interval=None, reset_num_timesteps=False)
+            model.learn(end - done, callback=keeper, log_interval=NEVER, reset_num_timesteps=False)
             keeper.evaluate(model.num_timesteps // per_update)
             keeper.checkpoint()
             state = {"best": keeper.best}

@@ -18,7 +18,7 @@ class DistillSettings:
     """Rounds; 0 to leave this part out."""
     episodes: int = 128
     """Episodes of 100 steps in a round."""
-    expert: ExpertSettings = ExpertSettings(samples=40, temperature=0.03)  # noqa: RUF009 (it is frozen)
+    expert: ExpertSettings = ExpertSettings(samples=40, temperature=0.03)
     """Cheaper than the best: the network averages over its noise."""
     expert_share: float = 0.3
     """Share of the time that the expert drives, after the first round."""
@@ -96,7 +96,7 @@ class PolicySettings:
         return ENV_ID
 
     @property
-    def task(self) -> dict[str, str]:
+    def task(self) -> dict[str, Any]:
         """Settings of the environment."""
         return {
             "object": self.object,

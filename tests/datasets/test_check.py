@@ -23,13 +23,20 @@ def test_everything_wrong_is_named_at_once(folder: Path, make_manifest, make_sha
     faults = find_faults(folder)
     for part in (
         "shard-00000.h5: not a whole HDF5 file",
-        "shard-00001.h5: missing",
+        ": missing 1 of 3 shards (1)",
         "shard-00007.h5: an HDF5 file, but not a shard",
         ".shard-00005.h5.tmp: left by a killed writer",
     ):
         assert any(part in fault for fault in faults), (part, faults)
-    with pytest.raises(InputError, match=r"shard-00000.*shard-00007.*shard-00001"):
+    with pytest.raises(InputError, match=r"shard-00000.*shard-00007.*missing"):
         check(folder)
+
+
+def test_missing_shards_are_named_in_ranges(tmp_path: Path, make_manifest, make_shard):
+    manifest = make_manifest(episodes=180)  # nine shards
+    for number in (1, 5, 6):
+        write_shard(tmp_path, number, manifest, make_shard(manifest, number))
+    assert any("missing 6 of 9 shards (0, 2-4, 7-8)" in fault for fault in find_faults(tmp_path))
 
 
 def test_a_flipped_byte_in_the_data_is_found(folder: Path):

@@ -131,7 +131,7 @@ def test_a_policy_is_rebuilt_from_its_record():
 
 
 def test_unknown_policy_and_settings_are_named():
-    with pytest.raises(InputError, match="policy 'clever' is unknown; known: expert, .*random, .*trained"):
+    with pytest.raises(InputError, match=r"policy 'clever' is unknown; known: expert, .*random, .*trained"):
         policy_class("clever")
     with pytest.raises(InputError, match="speed"):
         make_policy({"name": "random", "settings": {"speed": 1}}, LOW, HIGH, "any", {})

@@ -1,0 +1,95 @@
+"""How well a behaviour policy turns the object of a hand environment, over many seeds."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from ebm_traj.cli import json_object, run
+from ebm_traj.envs.behaviour import NoiseSettings, RandomSettings, make_policy, policy_record
+from ebm_traj.envs.expert import ExpertSettings
+from ebm_traj.envs.trained import TrainedSettings
+from ebm_traj.errors import InputError
+
+
+@dataclasses.dataclass
+class Args:
+    """Arguments of the evaluation."""
+
+    policy: Literal["random", "expert", "trained"] = "trained"
+    """The behaviour."""
+    random: RandomSettings = RandomSettings()
+    expert: ExpertSettings = ExpertSettings()
+    trained: TrainedSettings = TrainedSettings()
+    env: str = "ebm_traj/HandBlock-v0"
+    """Gymnasium id of a hand environment."""
+    env_kwargs: str = '{"target_rotation": "z", "target_position": "ignore"}'
+    """Keyword arguments of the environment as JSON."""
+    episodes: int = 100
+    """Episodes."""
+    steps: int = 100
+    """Steps of an episode."""
+    seed: int = 3_000_000
+    """Seed of the first episode; the others follow."""
+    noise_every: int = 0
+    """Every so many steps the action is uniformly random; 0 for never."""
+    workers: int | None = None
+    """Threads; default: one per core."""
+    json: Path | None = None
+    """Write the figures to this file, too."""
+
+
+def main(args: Args) -> None:
+    """Run a policy and print its success, with 95 % limits, and its speed."""
+    import numpy as np
+
+    from ebm_traj.collect.environment import has_lockstep, open_environment
+    from ebm_traj.policy.evaluate import evaluate
+
+    env_kwargs = json_object("--env-kwargs", args.env_kwargs)
+    env = open_environment(args.env, env_kwargs, args.steps)
+    fits = has_lockstep(env)
+    env.close()
+    if not fits:
+        raise InputError(
+            f"environment '{args.env}': needed is a hand environment, such as ebm_traj/HandBlock-v0"
+        )
+    record = policy_record(args.policy, getattr(args, args.policy), NoiseSettings(args.noise_every))
+    policy = make_policy(record, -np.ones(20), np.ones(20), args.env, env_kwargs)
+    found = evaluate(
+        policy,
+        args.env,
+        env_kwargs,
+        episodes=args.episodes,
+        seed=args.seed,
+        steps=args.steps,
+        num_threads=args.workers,
+    ).summary()
+    if args.json is not None:
+        args.json.write_text(json.dumps({"policy": record, "env": args.env, **found}, indent=1))
+    print(table(args, found))
+
+
+def table(args: Args, found: dict[str, Any]) -> str:
+    """The figures in lines."""
+
+    def share(name: str) -> str:
+        middle, low, high = (100 * value for value in found[name])
+        return f"{middle:.0f} % ({low:.0f} to {high:.0f})"
+
+    return "\n".join(
+        [
+            f"{args.policy} in {args.env} {args.env_kwargs}, {args.episodes} episodes from seed {args.seed}",
+            f"  goal met at some step    {share('reached')}",
+            f"  goal met at the last     {share('held')}",
+            f"  as gymnasium-robotics    {share('reached_original')} at some step",
+            f"  object dropped           {100 * found['dropped']:.0f} %",
+            f"  angle left, mean/median  {found['rotation_mean']:.2f} / {found['rotation_median']:.2f} rad",
+            f"  actions a second         {found['actions_per_second']:,.0f}, policy alone",
+            f"  time                     {found['seconds_per_episode']:.1f} s an episode, {args.episodes} at once",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    run(main, Args)
