@@ -165,8 +165,9 @@ def verify_branches(
     """
     if not recording.policy.get("markov", True):
         raise InputError(
-            f"{recording.folder}: its policy '{recording.policy['name']}' keeps a "
-            "plan from step to step, which simulator states do not hold; branches need a policy without one, such as 'trained' or 'random'"
+            f"{recording.folder}: its policy '{recording.policy['name']}' keeps a plan "
+            "from step to step, which simulator states do not hold; branches need a policy without one, such as "
+            "'trained' or 'random'"
         )
     rows, steps = recording.sim_index[moments].T
     starts = recording.offsets[rows] + steps
@@ -193,8 +194,8 @@ def verify_branches(
         if not same.all():
             raise RunError(
                 f"{recording.folder}: re-run from step {steps[i]} of episode {recording.episode[row]} "
-                f"with the recorded noise, the simulator differs from the recording after {int(np.argmin(same)) + 1} "
-                "steps; was it made on another kind of machine?"
+                "with the recorded noise, the simulator differs from the recording after "
+                f"{int(np.argmin(same)) + 1} steps; was it made on another kind of machine?"
             )
 
 

@@ -52,7 +52,7 @@ def main(args: Args) -> None:
     env.close()
     if not fits:
         raise InputError(
-            f"environment '{args.env}': needed is a hand environment, such as ebm_traj/HandBlock-v0"
+            f"environment '{args.env}': needed is one such as ebm_traj/HandBlock-v0"
         )
     record = policy_record(args.policy, getattr(args, args.policy), NoiseSettings(args.noise_every))
     policy = make_policy(record, -np.ones(20), np.ones(20), args.env, env_kwargs)

@@ -1,8 +1,8 @@
 """Distilling the planning expert into a network: DAgger (Ross et al. 2011, arXiv 1011.0686).
 
 In each round the network drives, the expert now and then taking over, and at every state met the expert
-says what it would do; the network is then fitted to all that was said so far. The expert's plans are noisy, and the
-squared error averages them.
+says what it would do; the network is then fitted to all that was said so far. The expert's plans are noisy,
+and the squared error averages them.
 """
 
 import sys
