@@ -12,6 +12,7 @@ import tyro
 from ebm_traj.benchmarks.collect import benchmark_collect
 from ebm_traj.benchmarks.windows import benchmark_windows, table
 from ebm_traj.cli import run
+from ebm_traj.collect.presets import PRESETS
 from ebm_traj.envs.workers import usable_cores
 from ebm_traj.errors import InputError
 
@@ -33,6 +34,8 @@ class Args:
     """Rounds, in which everything takes its turn; medians are printed."""
     workers: int | None = None
     """Threads or processes of each in collect; default: all cores. Windows are read by one thread."""
+    preset: Literal["paper"] | None = None
+    """With collect: what is collected, but for the number of episodes; default random behaviour."""
     folder: Path | None = None
     """Where windows makes its sets for a while; default: the system's temporary folder."""
     out: Path | None = None
@@ -68,7 +71,10 @@ def main(args: Args) -> None:
         raise InputError(f"--folder {args.folder}: no such folder")
     rows: list[Any]
     if args.what == "collect":
-        rows = benchmark_collect(episodes=episodes, rounds=args.rounds, workers=args.workers)
+        preset = PRESETS[args.preset] if args.preset else None
+        rows = benchmark_collect(
+            episodes=episodes, rounds=args.rounds, workers=args.workers, settings=preset
+        )
         lines = collect_table(rows)
     else:
         rows = benchmark_windows(episodes=episodes, rounds=args.rounds, folder=args.folder)

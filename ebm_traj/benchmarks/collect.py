@@ -43,21 +43,29 @@ class Row:
 
 
 def benchmark_collect(
-    *, episodes: int = 256, steps: int = 100, workers: int | None = None, rounds: int = 3, seed: int = 0
+    *,
+    episodes: int = 256,
+    steps: int = 100,
+    workers: int | None = None,
+    rounds: int = 3,
+    seed: int = 0,
+    settings: CollectSettings | None = None,
 ) -> list[Row]:
     """Rows: the collector, a bare rollout of the same episodes, the AsyncVectorEnv; medians over rounds.
 
     They take turns, so that other load on the machine hits them alike; ratios are taken in each round.
     The collector's time is all of `collect`: opening, resets (each settles for 10 steps), policy, writing.
+    `settings` are those of the collector but for the numbers of episodes and steps and the seed.
     """
+    begin = settings or CollectSettings(env=ENV)
     threads = usable_cores() if workers is None else workers
     speeds: dict[str, list[float]] = {}
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "data"
-            settings = CollectSettings(env=ENV, episodes=episodes, steps=steps, seed=seed)
+            made = dataclasses.replace(begin, episodes=episodes, steps=steps, seed=seed)
             speeds.setdefault("collector", []).append(
-                collect(out, settings, workers=threads, progress=False).steps_per_second
+                collect(out, made, workers=threads, progress=False).steps_per_second
             )
             recording = Recording(out)
             for name, settling in (("", 0), (", settling of resets included", SETTLING_STEPS)):

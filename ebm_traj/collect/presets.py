@@ -15,9 +15,10 @@ PAPER = CollectSettings(
     test_fraction=0.05,
     validation_fraction=0.0,
     storage="compact",
+    episodes_per_shard=512,
 )
 """The data of the literature on energy-based trajectory models: a trained policy that turns the block, every
-4th action random, 200,000 episodes of 100 steps, 95 per cent of them for training and 5 for tests. States of 38
-numbers: 24 joint angles, the block's pose, and the goal pose, which is given."""
+4th action random, 200,000 episodes of 100 steps, 95 per cent of them for training and 5 for tests. States of
+38 numbers: 24 joint angles, the block's pose, and the goal pose, which is given."""
 
 PRESETS = {"paper": PAPER}

@@ -97,11 +97,7 @@ def strayed(states: Frames, offsets: Bounds) -> Frames:
 
 def noise_share(policy: Mapping[str, Any]) -> float | None:
     """Share of actions that were uniformly random, as the record of a policy says; None if it does not."""
-    for key, share in (("noise_every", lambda n: 1 / n if n else 0.0), ("noise_probability", float)):
-        if policy.get(key):
-            return share(policy[key])
-    found = [noise_share(part) for part in policy.values() if isinstance(part, Mapping)]
-    known = [share for share in found if share is not None]
-    if known:
-        return max(known)
-    return 0.0 if "noise_every" in policy or "noise_probability" in policy else None
+    noise = policy.get("noise")
+    if noise is None:
+        return None
+    return 1 / noise["every"] if noise["every"] else float(noise["probability"])

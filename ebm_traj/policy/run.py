@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ebm_traj.core.seeding import derive_seed
-from ebm_traj.envs.hand_features import hand_features
+from ebm_traj.envs.hand_features import FEATURES, hand_features
 from ebm_traj.envs.trained import PolicyNetwork, TrainedPolicy, TrainedSettings
 from ebm_traj.envs.vector import HandVectorEnv
 from ebm_traj.errors import InputError
@@ -38,7 +38,9 @@ def train_policy(out: Path, settings: PolicySettings, *, num_threads: int | None
             raise
         raise InputError('training a policy needs Stable-Baselines3: pip install "ebm_traj[sb3]"') from None
     _claim(out, settings)
-    mean, std = feature_scale(settings, num_threads)
+    mean, std = np.zeros(FEATURES), np.ones(FEATURES)
+    if settings.ppo.scale:
+        mean, std = feature_scale(settings, num_threads)
     start: PolicyNetwork | None = None
     if settings.distill.rounds:
         start = distill(out, settings, mean, std, num_threads=num_threads)

@@ -82,17 +82,15 @@ def test_strayed_is_the_farthest_from_the_first_value():
 @pytest.mark.parametrize(
     ("record", "share"),
     [
-        ({"name": "random", "settings": {"noise_every": 4, "noise_probability": 0.0}}, 0.25),
-        (
-            {"name": "trained", "settings": {}, "exploration": {"noise_every": 0, "noise_probability": 0.2}},
-            0.2,
-        ),
-        ({"name": "expert", "settings": {"noise_every": 0}}, 0.0),
+        ({"name": "random", "noise": {"every": 4, "probability": 0.0}}, 0.25),
+        ({"name": "trained", "noise": {"every": 0, "probability": 0.2}}, 0.2),
+        ({"name": "expert", "noise": {"every": 0, "probability": 0.0}}, 0.0),
         ({"name": "minari", "settings": {}}, None),
     ],
 )
-def test_noise_share_is_read_from_any_part_of_the_record(record, share):
+def test_noise_share_is_read_from_the_record(record, share):
     assert noise_share(record) == share
+
 
 
 def test_other_environments_have_no_judge(toy: Recording):
