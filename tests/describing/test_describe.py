@@ -26,7 +26,12 @@ def write(folder: Path, states: np.ndarray, lengths: list[int], per_shard: int =
     values = {
         "env_id": "Made/Up-v0",
         "env_kwargs": {"size": 3},
-        "policy": {"name": "random", "noise": {"every": 5, "probability": 0.0}, "goal_conditioned": False},
+        "policy": {
+            "name": "random",
+            "settings": {},
+            "noise": {"every": 5, "probability": 0.0},
+            "goal_conditioned": False,
+        },
         "spec": StateSpec.from_size(2),
         "action_low": np.full(1, -1, np.float32),
         "action_high": np.full(1, 1, np.float32),
