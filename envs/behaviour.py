@@ -25,6 +25,8 @@ POLICIES = {
     "random": "ebm_traj.envs.behaviour:RandomPolicy",
     "expert": "ebm_traj.envs.expert:ExpertPolicy",
     "trained": "ebm_traj.envs.trained:TrainedPolicy",
+    "function": "ebm_traj.envs.custom_policies:FunctionPolicy",
+    "sb3": "ebm_traj.envs.custom_policies:SB3Policy",
 }
 
 

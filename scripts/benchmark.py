@@ -72,9 +72,7 @@ def main(args: Args) -> None:
     rows: list[Any]
     if args.what == "collect":
         preset = PRESETS[args.preset] if args.preset else None
-        rows = benchmark_collect(
-            episodes=episodes, rounds=args.rounds, workers=args.workers, settings=preset
-        )
+        rows = benchmark_collect(episodes=episodes, rounds=args.rounds, workers=args.workers, settings=preset)
         lines = collect_table(rows)
     else:
         rows = benchmark_windows(episodes=episodes, rounds=args.rounds, folder=args.folder)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from ebm_traj.cli import json_object, run
 from ebm_traj.envs.behaviour import NoiseSettings, RandomSettings, policy_class
+from ebm_traj.envs.custom_policies import named_policy
 from ebm_traj.envs.expert import ExpertSettings
 from ebm_traj.envs.trained import TrainedSettings
 from ebm_traj.errors import InputError
@@ -31,7 +32,7 @@ class Args:
     export_minari: str | None = None
     """Instead of collecting, write the data set --out for Minari: under this id, or to a path as ./NAME."""
     preset: Literal["paper"] | None = None
-    """Other defaults, shown by --help with it. paper: 200,000 episodes of a trained policy, compact storage."""
+    """Other defaults, shown by --help with it. paper: 200,000 episodes of the trained policy, compact."""
     env: str = "ebm_traj/HandBlock-v0"
     """Gymnasium id, also as module:id; observations Box or Dict of Box, actions Box."""
     env_kwargs: str = "{}"
@@ -43,7 +44,7 @@ class Args:
     steps: int = 100
     """Steps of an episode; some environments end earlier."""
     policy: str = "random"
-    """Behaviour: random, expert (plans in the simulator), trained (a network)."""
+    """random, expert (plans in the simulator), trained (a network), module:function, or an SB3 model.zip."""
     random: RandomSettings = RandomSettings()
     expert: ExpertSettings = ExpertSettings()
     trained: TrainedSettings = TrainedSettings()
@@ -137,7 +138,7 @@ def preset_args(name: str | None) -> Args:
         return Args()
     preset = PRESETS[name]
     values = {field: getattr(preset, field) for field in ("env", *SAME_NAMES)}
-    values[preset.policy] = preset.policy_settings
+    values |= {"policy": preset.policy, preset.policy: preset.policy_settings}
     return Args(env_kwargs=json.dumps(preset.env_kwargs), **values)
 
 
@@ -165,10 +166,12 @@ def collect(args: Args) -> None:
     env_kwargs = json_object("--env-kwargs", args.env_kwargs)
     if args.goal_every is not None:
         env_kwargs["goal_every"] = args.goal_every
+    policy, policy_settings = policy_of(args)
     settings = CollectSettings(
         env=args.env,
         env_kwargs=env_kwargs,
-        policy_settings=policy_settings(args),
+        policy=policy,
+        policy_settings=policy_settings,
         noise=noise_settings(args),
         **{name: getattr(args, name) for name in SAME_NAMES},
     )
@@ -189,16 +192,20 @@ def collect(args: Args) -> None:
     )
 
 
-def policy_settings(args: Args) -> Any:
-    """The settings of the policy that the arguments name."""
+def policy_of(args: Args) -> tuple[str, Any]:
+    """Name and settings of the policy that the arguments ask for."""
+    if custom := named_policy(args.policy):
+        return custom
     policy_class(args.policy)
-    return getattr(args, args.policy)
+    if args.policy not in BUILT_IN:
+        raise InputError(f"policy '{args.policy}': needed is module:function or model.zip in its place")
+    return args.policy, getattr(args, args.policy)
 
 
+BUILT_IN = ("random", "expert", "trained")
 SAME_NAMES = (
     "episodes",
     "steps",
-    "policy",
     "seed",
     "test_fraction",
     "validation_fraction",

@@ -51,9 +51,7 @@ def main(args: Args) -> None:
     fits = has_lockstep(env)
     env.close()
     if not fits:
-        raise InputError(
-            f"environment '{args.env}': needed is one such as ebm_traj/HandBlock-v0"
-        )
+        raise InputError(f"environment '{args.env}': needed is one such as ebm_traj/HandBlock-v0")
     record = policy_record(args.policy, getattr(args, args.policy), NoiseSettings(args.noise_every))
     policy = make_policy(record, -np.ones(20), np.ones(20), args.env, env_kwargs)
     found = evaluate(
@@ -86,7 +84,7 @@ def table(args: Args, found: dict[str, Any]) -> str:
             f"  object dropped           {100 * found['dropped']:.0f} %",
             f"  angle left, mean/median  {found['rotation_mean']:.2f} / {found['rotation_median']:.2f} rad",
             f"  actions a second         {found['actions_per_second']:,.0f}, policy alone",
-            f"  time                     {found['seconds_per_episode']:.1f} s an episode, {args.episodes} at once",
+            f"  time                     {found['seconds_per_episode']:.1f} s an episode",
         ]
     )
 

@@ -6,6 +6,7 @@ it needs no common disk: shards come back as arrays, and the process that asked 
 
 import logging
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ebm_traj.datasets.shard import ShardData, write_shard
 from ebm_traj.errors import InputError, RunError
 
 RETRIES = 10  # of a shard whose worker died; more deaths than that are no accident
+CONNECT_SECONDS = 10
 POLL_SECONDS = 0.2
 IN_FLIGHT_PER_CORE = 2  # shards asked for at a time: one being made, one ready to begin
 
@@ -59,7 +61,8 @@ def collect_with_ray(
         waiting, pending = list(reversed(shards)), {}
         while waiting or pending:
             while waiting and len(pending) < limit:
-                pending[task.remote(shared, waiting[-1], lockstep)] = waiting.pop()
+                shard = waiting.pop()
+                pending[task.remote(shared, shard, lockstep)] = shard
             for reference in ray.wait(list(pending), num_returns=1, timeout=POLL_SECONDS)[0]:
                 shard = pending.pop(reference)
                 data = _result(ray, out, shard, reference)
@@ -76,6 +79,18 @@ def make_shard(manifest: Manifest, shard: int, lockstep: bool) -> ShardData:
     """A shard in a single thread of this process."""
     ((_, data),) = make_shards(manifest, [shard], lockstep, 1, lambda *_: None)
     return data
+
+
+def require_cluster(address: str | None) -> None:
+    """Raise InputError without the package `ray`, or if nothing answers at an address `host:port`."""
+    require_ray()
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not (host and port.isdigit()):
+        return  # Ray looks for `auto` itself; at an address it would try for many minutes
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"ray address '{address}': no cluster answers there ({error})") from None
 
 
 def require_ray() -> Any:

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import gymnasium
 from tqdm import tqdm
 
-from ebm_traj.collect.engine_ray import collect_with_ray, require_ray
+from ebm_traj.collect.engine_ray import collect_with_ray, require_cluster
 from ebm_traj.collect.engines import collect_locally
 from ebm_traj.collect.environment import action_box, has_lockstep, open_environment, state_spec
 from ebm_traj.collect.share import ALL, Share
@@ -176,11 +176,11 @@ def collect(
 
 
 def _require_engine(engine: str, ray_address: str | None) -> None:
-    """Raise InputError for an engine that is unknown or not installed."""
+    """Raise InputError for an engine that is unknown, not installed or out of reach."""
     if engine not in get_args(Engine):
         raise InputError(f"engine '{engine}' is unknown; known: {', '.join(get_args(Engine))}")
     if engine == "ray":
-        require_ray()
+        require_cluster(ray_address)
     elif ray_address is not None:
         raise InputError(f"ray address '{ray_address}' given; it needs --engine ray")
 
@@ -189,7 +189,7 @@ def _require_free(out: Path, resume: bool, share: Share) -> None:
     """Raise InputError if `out` is no place to begin, or to go on."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is not a folder")
-    if resume or not out.exists():
+    if resume or not out.exists() or not any(out.iterdir()):
         return
     found = out
     if share != ALL:  # the folder may have been made by those who make the other shares

@@ -92,6 +92,5 @@ def test_noise_share_is_read_from_the_record(record, share):
     assert noise_share(record) == share
 
 
-
 def test_other_environments_have_no_judge(toy: Recording):
     assert HandJudge.of(toy) is None
