@@ -165,9 +165,9 @@ def verify_branches(
     """
     if not recording.policy.get("markov", True):
         raise InputError(
-            f"{recording.folder}: its policy '{recording.policy['name']}' keeps a plan "
-            "from step to step, which simulator states do not hold; branches need a policy without one, such as "
-            "'trained' or 'random'"
+            f"{recording.folder}: its policy '{recording.policy['name']}' keeps a "
+            "plan from step to step, which simulator states do not hold; branches need a policy without one, "
+            "such as 'trained' or 'random'"
         )
     rows, steps = recording.sim_index[moments].T
     starts = recording.offsets[rows] + steps

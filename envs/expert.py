@@ -18,6 +18,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ebm_traj.envs.hand import check_substeps
 from ebm_traj.envs.hand_model import HandModel
 from ebm_traj.envs.hand_task import POSE, HandTask
 from ebm_traj.envs.optimizers import MPPI, CrossEntropy, Optimizer, PredictiveSampling
@@ -37,15 +38,15 @@ class ExpertSettings:
 
     optimizer: str = "mppi"
     """mppi, predictive-sampling or cem."""
-    samples: int = 80
+    samples: int = 64
     """Plans simulated at each planning."""
-    horizon: int = 10
+    horizon: int = 14
     """Steps of a plan."""
-    knots: int = 4
+    knots: int = 5
     """Knots of a plan; actions between them are interpolated."""
     replan_every: int = 2
     """Steps acted on before planning anew."""
-    noise: tuple[float, ...] = (0.1, 0.3, 0.6)
+    noise: tuple[float, ...] = (0.15, 0.5, 1.0)
     """Standard deviations of the knots' noise, in half-widths of the action box; plans take them in turn."""
     temperature: float = 0.02
     """Of MPPI, in units of the cost."""
@@ -106,6 +107,7 @@ class ExpertPolicy:
         num_threads: int | None = None,
     ) -> None:
         self.settings = settings or ExpertSettings()
+        check_substeps(self.settings.substeps)
         self._task = task_of(env_id, env_kwargs, "expert")
         self._hand = HandModel(self._task.object, self.settings.substeps)
         self._workers = HandWorkers(self._hand, num_threads or usable_cores())

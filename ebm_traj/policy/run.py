@@ -41,7 +41,7 @@ def train_policy(out: Path, settings: PolicySettings, *, num_threads: int | None
     mean, std = np.zeros(FEATURES), np.ones(FEATURES)
     if settings.ppo.scale:
         mean, std = feature_scale(settings, num_threads)
-    start: PolicyNetwork | None = None
+    start = PolicyNetwork.load(Path(settings.start)) if settings.start else None
     if settings.distill.rounds:
         start = distill(out, settings, mean, std, num_threads=num_threads)
     network = train_ppo(out, settings, mean, std, start, num_threads=num_threads)

@@ -18,7 +18,7 @@ class DistillSettings:
     """Rounds; 0 leaves this part out (one round gave what two minutes of PPO give, and took seven)."""
     episodes: int = 128
     """Episodes of 100 steps in a round."""
-    expert: ExpertSettings = ExpertSettings(samples=40, temperature=0.03)
+    expert: ExpertSettings = ExpertSettings(samples=40, horizon=10, knots=4)
     """Cheaper than the best: the network averages over its noise."""
     expert_share: float = 0.3
     """Share of the time that the expert drives, after the first round."""
@@ -87,6 +87,8 @@ class PolicySettings:
     """block, egg or pen."""
     target_rotation: str = "z"
     """z, parallel or xyz."""
+    start: str = ""
+    """File of a network to begin with, such as another run's policy.safetensors; empty: none."""
     seed: int = 0
     """Seed of everything."""
     distill: DistillSettings = DistillSettings()

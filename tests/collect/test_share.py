@@ -81,7 +81,8 @@ def test_a_value_equal_to_the_ordinary_default_overrides_too(tmp_path: Path, cal
 
 
 def test_the_paper_preset_is_the_literature_s(load_script):
-    args = load_script("collect").Args.defaults(["--preset", "paper", "--out", "x"])
+    module = load_script("collect")
+    args = module.Args.defaults(["--preset", "paper", "--out", "x"])
     assert (args.policy, args.episodes, args.steps) == ("trained", 200_000, 100)
     assert json.loads(args.env_kwargs) == PAPER.env_kwargs
-    assert load_script("collect").Args.defaults(["--out", "x"]) == load_script("collect").Args()
+    assert module.Args.defaults(["--out", "x"]) == module.Args()
