@@ -92,7 +92,9 @@ def test_impossible_settings_are_refused(settings: dict[str, Any], named: str):
 
 
 def test_other_environments_and_missing_states_are_refused():
-    with pytest.raises(InputError, match="policy 'expert' acts in the hand environments.* found 'Reacher-v5'"):
+    with pytest.raises(
+        InputError, match=r"policy 'expert' acts in the hand environments.* found 'Reacher-v5'"
+    ):
         expert(env_id="Reacher-v5", env_kwargs={})
     policy = expert()
     policy.reset([0, 1])

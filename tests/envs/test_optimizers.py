@@ -44,7 +44,10 @@ def test_a_plan_does_not_depend_on_the_others(name: str):
 
 def test_predictive_sampling_keeps_the_best_and_never_gets_worse():
     candidates = np.arange(6.0).reshape(1, 3, 2, 1)
-    assert PredictiveSampling((1.0,)).update(candidates, np.array([[3.0, 1.0, 2.0]])).ravel().tolist() == [2, 3]
+    assert PredictiveSampling((1.0,)).update(candidates, np.array([[3.0, 1.0, 2.0]])).ravel().tolist() == [
+        2,
+        3,
+    ]
 
 
 def test_mppi_is_the_mean_weighted_by_the_boltzmann_factor():

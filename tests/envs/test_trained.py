@@ -1,0 +1,149 @@
+"""The trained policy: its features, its file, and that a row does not depend on its batch."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mujoco
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from ebm_traj.envs import rotations
+from ebm_traj.envs.hand_features import FEATURES, hand_features
+from ebm_traj.envs.trained import SHIPPED, PolicyNetwork, TrainedPolicy, TrainedSettings
+from ebm_traj.envs.vector import HandVectorEnv
+from ebm_traj.errors import InputError
+
+LOW, HIGH = np.full(20, -1.0), np.full(20, 1.0)
+TASK = {"target_rotation": "z", "target_position": "ignore"}
+
+
+def network(features: int = FEATURES) -> PolicyNetwork:
+    rng = np.random.default_rng(0)
+    sizes = [(32, features), (32, 32), (20, 32)]
+    weights: dict[str, Any] = {
+        "mean": np.zeros(features),
+        "std": np.ones(features),
+        "change": np.array([0.3]),
+    }
+    for i, (out, into) in enumerate(sizes):
+        weights |= {
+            f"weight.{i}": rng.normal(size=(out, into)) / into**0.5,
+            f"bias.{i}": rng.normal(size=out),
+        }
+    return PolicyNetwork(weights, {"object": "block", "target_rotation": "z"})
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    network().save(tmp_path / "policy.safetensors")
+    return tmp_path / "policy.safetensors"
+
+
+def policy(file: Path | str, **kwargs: Any) -> TrainedPolicy:
+    told: dict[str, Any] = {"env_id": "ebm_traj/HandBlock-v0", "env_kwargs": TASK, **kwargs}
+    return TrainedPolicy(LOW, HIGH, TrainedSettings(str(file)), **told)
+
+
+@pytest.fixture(scope="module")
+def observation() -> dict[str, np.ndarray]:
+    envs = HandVectorEnv(9, 1, **TASK)
+    seen, _ = envs.reset(seed=0)
+    for action in np.random.default_rng(0).uniform(-1, 1, (3, 9, 20)):
+        seen, *_ = envs.step(action)
+    envs.close()
+    return seen
+
+
+def test_matrix_and_rotation_vector_are_those_of_mujoco():
+    rng = np.random.default_rng(0)
+    quaternions = rng.normal(size=(50, 4))
+    quaternions /= np.linalg.norm(quaternions, axis=1, keepdims=True)
+    quaternions[0] = [1, 0, 0, 0]
+    matrices, vectors = rotations.to_matrix(quaternions), rotations.to_rotation_vector(quaternions)
+    for quaternion, ours, vector in zip(quaternions, matrices, vectors, strict=True):
+        matrix, speed = np.zeros(9), np.zeros(3)
+        mujoco.mju_quat2Mat(matrix, quaternion)
+        mujoco.mju_quat2Vel(speed, quaternion, 1.0)
+        np.testing.assert_allclose(ours.ravel(), matrix, atol=1e-12)
+        np.testing.assert_allclose(vector, speed, atol=1e-12)
+    np.testing.assert_allclose(rotations.to_rotation_vector(-quaternions), vectors, atol=1e-12)
+
+
+def test_features_do_not_depend_on_the_sign_of_a_quaternion(observation: dict[str, np.ndarray]):
+    actions = np.zeros((9, 20))
+    features = hand_features(observation, actions)
+    assert features.shape == (9, FEATURES) and np.abs(features).max() < 30
+    flipped = {key: value.copy() for key, value in observation.items()}
+    for key in ("achieved_goal", "desired_goal"):
+        flipped[key][:, 3:] *= -1
+        np.testing.assert_allclose(hand_features(flipped, actions), features, atol=1e-9)
+    none = np.full((9, 20), np.nan)
+    np.testing.assert_array_equal(hand_features(observation, none), features)
+
+
+def test_a_row_does_not_depend_on_its_batch(file: Path, observation: dict[str, np.ndarray]):
+    acting, previous = policy(file), np.random.default_rng(1).uniform(-1, 1, (9, 20)).astype(np.float32)
+    together = acting.act(observation, previous)
+    assert together.dtype == np.float32 and np.abs(together).max() <= 1
+    assert np.abs(together - previous).max() <= 0.3 + 1e-6
+    for row in range(9):
+        alone = {key: value[row : row + 1] for key, value in observation.items()}
+        np.testing.assert_array_equal(acting.act(alone, previous[row : row + 1])[0], together[row])
+
+
+def test_a_network_is_the_same_after_saving(file: Path):
+    first, again = network(), PolicyNetwork.load(file)
+    assert again.card == first.card
+    features = np.random.default_rng(2).normal(size=(4, FEATURES))
+    np.testing.assert_allclose(again(features), first(features), atol=1e-5)
+
+
+def test_files_that_are_no_policy_are_named(tmp_path: Path, file: Path):
+    with pytest.raises(InputError, match="no such file"):
+        policy(tmp_path / "missing.safetensors")
+    (tmp_path / "half.safetensors").write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(InputError, match="not a whole safetensors file"):
+        policy(tmp_path / "half.safetensors")
+    save_file({"mean": np.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match=r"not a policy of scripts/train_policy.py"):
+        policy(tmp_path / "other.safetensors")
+    network(7).save(tmp_path / "small.safetensors")
+    with pytest.raises(InputError, match=f"made for 7 features; this version computes {FEATURES}"):
+        policy(tmp_path / "small.safetensors")
+
+
+def test_other_tasks_are_refused(file: Path):
+    with pytest.raises(InputError, match="trained for target_rotation 'z'; the environment has 'xyz'"):
+        policy(file, env_kwargs={})
+    with pytest.raises(InputError, match="trained for object 'block'; the environment has 'egg'"):
+        policy(file, env_id="ebm_traj/HandEgg-v0")
+    with pytest.raises(InputError, match="policy 'trained' acts in the hand environments"):
+        policy(file, env_id="Reacher-v5", env_kwargs={})
+    with pytest.raises(InputError, match=r"no network shipped for 'pen-xyz'.* there are: .*block-z"):
+        policy("", env_id="ebm_traj/HandPen-v0", env_kwargs={})
+
+
+def test_the_shipped_networks_are_small_and_say_how_well_they_do():
+    files = sorted(SHIPPED.glob("*.safetensors"))
+    assert files
+    for path in files:
+        assert path.stat().st_size < 1e6
+        card = PolicyNetwork.load(path).card
+        assert f"{card['object']}-{card['target_rotation']}" == path.stem
+        assert card["test"]["episodes"] >= 100 and len(card["test"]["reached"]) == 3
+        assert card["versions"]["mujoco"] and json.dumps(card["settings"])
+
+
+def test_the_shipped_policy_turns_the_block():
+    acting = policy("")
+    envs = HandVectorEnv(12, 2, **TASK)
+    observation, info = envs.reset(seed=50)
+    begin, previous = info["rotation_distance"], np.full((12, 20), np.nan, np.float32)
+    acting.reset(range(12))
+    for _ in range(60):
+        previous = acting.act(observation, previous)
+        observation, _, _, _, info = envs.step(previous)
+    envs.close()
+    assert info["rotation_distance"].mean() < 0.8 * begin.mean()
