@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
+from ebm_traj.atomic import replacing
+
 
 class MetricLog:
     """Appends rows of figures to `metrics.csv` and to TensorBoard files in the same folder.
@@ -17,7 +19,7 @@ class MetricLog:
 
         self.path = folder / "metrics.csv"
         self._rows = [row for row in read_metrics(self.path) if row["iteration"] <= iteration]
-        self._names = list(self._rows[0]) if self._rows else []
+        self._names = list(dict.fromkeys(name for row in self._rows for name in row))
         self._rewrite()
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=iteration + 1)
 
@@ -36,7 +38,7 @@ class MetricLog:
 
     def _rewrite(self) -> None:
         if self._names:
-            with self.path.open("w", newline="") as file:
+            with replacing(self.path) as temporary, temporary.open("w", newline="") as file:
                 writer = csv.DictWriter(file, self._names)
                 writer.writeheader()
                 writer.writerows(self._rows)

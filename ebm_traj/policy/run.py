@@ -47,7 +47,10 @@ def train_policy(out: Path, settings: PolicySettings, *, num_threads: int | None
     network = train_ppo(out, settings, mean, std, start, num_threads=num_threads)
     path = out / "policy.safetensors"
     network.save(path)
-    network.card |= {"test": test(path, settings), "versions": {name: version(name) for name in PACKAGES}}
+    network.card |= settings.card() | {
+        "test": test(path, settings),
+        "versions": {name: version(name) for name in PACKAGES},
+    }
     network.save(path)
     (out / "card.json").write_text(json.dumps(network.card, indent=1))
     return path

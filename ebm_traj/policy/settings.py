@@ -34,9 +34,9 @@ class DistillSettings:
 class PPOSettings:
     """The second part: reinforcement learning."""
 
-    steps: int = 9_000_000
+    steps: int = 2_457_600
     """Environment steps in coarse simulation."""
-    fine_steps: int = 400_000
+    fine_steps: int = 0
     """Environment steps in the simulation as it is, after those."""
     substeps: int = 5
     """Simulator steps of a coarse environment step."""

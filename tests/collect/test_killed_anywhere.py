@@ -13,6 +13,7 @@ import json, os, random, shutil, signal, sys, time
 from pathlib import Path
 from ebm_traj.collect import CollectSettings, collect
 from ebm_traj.datasets.check import find_faults
+import ebm_traj.envs.hand, ebm_traj.envs.vector
 
 SETTINGS = CollectSettings(episodes=48, steps=10, episodes_per_shard=4, sim_state_every=5)
 
