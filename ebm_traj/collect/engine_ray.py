@@ -58,7 +58,8 @@ def collect_with_ray(
         limit = IN_FLIGHT_PER_CORE * max(1, int(ray.cluster_resources().get("CPU", 1)))
         task = ray.remote(num_cpus=1, max_retries=RETRIES)(make_shard)
         shared = ray.put(manifest)
-        waiting, pending = list(reversed(shards)), {}
+        waiting = list(reversed(shards))
+        pending: dict[Any, int] = {}
         while waiting or pending:
             while waiting and len(pending) < limit:
                 shard = waiting.pop()

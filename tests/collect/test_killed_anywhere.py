@@ -70,7 +70,7 @@ whole, out = contents(folder / "whole"), folder / "killed"
 assert len(whole) == 12
 moments, killed, completed, shards = random.Random(5), 0, 0, set()
 while killed < 20:
-    ended, _ = attempt(out, seconds=moments.uniform(0, whole_seconds))
+    ended, _ = attempt(out, seconds=moments.uniform(0, whole_seconds / 2))
     killed += ended == -signal.SIGKILL
     found = contents(out) if out.exists() else {}
     assert all(whole[name] == found[name] for name in found if not name.startswith(".")), "a broken shard"
@@ -82,7 +82,9 @@ while killed < 20:
 assert attempt(out)[0] == 0 and contents(out) == whole, "other bytes"
 shutil.rmtree(out)
 left = {}
-for moment in ("simulating", "in the middle of a file", "written, not on disk", "before renaming", "after renaming"):
+stages = ["simulating", "in the middle of a file", "written, not on disk"]
+stages += ["before renaming", "after renaming"]
+for moment in stages:
     ended, _ = attempt(out, moment=moment)
     assert ended == -signal.SIGKILL, (moment, ended)
     left[moment] = sorted(contents(out))
