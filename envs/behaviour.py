@@ -131,10 +131,20 @@ def make_policy(
         noise = NoiseSettings(**record.get("noise", {}))
     except TypeError as error:
         raise InputError(f"policy '{record['name']}': {error}") from None
-    made: Policy = policy(action_low, action_high, settings, env_id=env_id, env_kwargs=env_kwargs)
+    made: Any = policy(action_low, action_high, settings, env_id=env_id, env_kwargs=env_kwargs)
+    if "sha256" in record and record["sha256"] != getattr(made, "sha256", None):
+        raise InputError(
+            f"policy '{record['name']}': its network is not the one that the data set was made with"
+        )
     if not noise.every and not noise.probability:
         return made
     return ExploringPolicy(made, noise, action_low, action_high)
+
+
+def identified(record: dict[str, Any], policy: Any) -> dict[str, Any]:
+    """The record with the sha256 of the file that the policy came from, if it came from one."""
+    sha256 = getattr(getattr(policy, "policy", policy), "sha256", None)
+    return record | {"sha256": sha256} if sha256 else record
 
 
 def policy_class(name: str) -> Any:

@@ -5,6 +5,7 @@ milliseconds, and a row's action, rounded to float32, does not depend on the bat
 """
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -115,6 +116,7 @@ class TrainedPolicy:
         named = (settings or TrainedSettings()).file
         path = Path(named) if named else shipped_policy(task)
         self.network = PolicyNetwork.load(path)
+        self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         for field in ("object", "target_rotation"):
             made_for, found = self.network.card.get(field), getattr(task, field)
             if made_for != found:

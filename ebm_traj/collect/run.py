@@ -17,7 +17,7 @@ from ebm_traj.collect.share import ALL, Share
 from ebm_traj.datasets.manifest import Manifest, Storage
 from ebm_traj.datasets.shard import open_hdf5, read_manifest, shard_number, shard_path, temporary_files
 from ebm_traj.datasets.splits import split_codes
-from ebm_traj.envs.behaviour import NoiseSettings, RandomSettings, make_policy, policy_record
+from ebm_traj.envs.behaviour import NoiseSettings, RandomSettings, identified, make_policy, policy_record
 from ebm_traj.envs.workers import usable_cores
 from ebm_traj.errors import InputError
 
@@ -93,7 +93,7 @@ def make_manifest(settings: CollectSettings, env: gymnasium.Env) -> Manifest:
     low, high = action_box(env)
     spec, can_store_states = state_spec(env), hasattr(env.unwrapped, "get_state")
     record = policy_record(settings.policy, settings.policy_settings, settings.noise)
-    make_policy(record, low, high, settings.env, settings.env_kwargs)
+    record = identified(record, make_policy(record, low, high, settings.env, settings.env_kwargs))
     return Manifest(
         env_id=settings.env,
         env_kwargs=settings.env_kwargs,

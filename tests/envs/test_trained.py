@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from ebm_traj.collect import CollectSettings, collect
+from ebm_traj.collect.shards import policy_of
+from ebm_traj.datasets import Recording
 from ebm_traj.envs import rotations
+from ebm_traj.envs.exploration import NoiseSettings
 from ebm_traj.envs.hand_features import FEATURES, hand_features
 from ebm_traj.envs.trained import SHIPPED, PolicyNetwork, TrainedPolicy, TrainedSettings
 from ebm_traj.envs.vector import HandVectorEnv
@@ -147,3 +151,24 @@ def test_the_shipped_policy_turns_the_block():
         observation, _, _, _, info = envs.step(previous)
     envs.close()
     assert info["rotation_distance"].mean() < 0.8 * begin.mean()
+
+
+def test_a_data_set_knows_the_network_it_was_made_with(file: Path, tmp_path: Path):
+    settings = CollectSettings(
+        env_kwargs=TASK,
+        noise=NoiseSettings(),
+        policy="trained",
+        policy_settings=TrainedSettings(str(file)),
+        episodes=2,
+        steps=3,
+    )
+    collect(tmp_path / "data", settings, workers=1, progress=False)
+    recording = Recording(tmp_path / "data")
+    assert policy_of(recording.manifest).network.card == network().card  # type: ignore[attr-defined]
+    other = network()
+    other.weights["bias.0"] += 1
+    other.save(file)
+    with pytest.raises(InputError, match="is not the one that the data set was made with"):
+        policy_of(recording.manifest)
+    with pytest.raises(InputError, match=r"made with other settings: policy\.sha256"):
+        collect(tmp_path / "data", settings, workers=1, resume=True, progress=False)
