@@ -15,7 +15,9 @@ from ebm_traj.collect import CollectSettings, collect
 from ebm_traj.datasets.check import find_faults
 import ebm_traj.envs.hand, ebm_traj.envs.vector
 
-SETTINGS = CollectSettings(episodes=48, steps=10, episodes_per_shard=4, sim_state_every=5)
+SETTINGS = CollectSettings(  # coarse substeps: quick
+    env_kwargs={"substeps": 5}, episodes=48, steps=10, episodes_per_shard=4, sim_state_every=5
+)
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -50,7 +52,7 @@ def attempt(out, seconds=None, moment=None):
         try:
             if moment:
                 worst(moment)
-            collect(out, SETTINGS, workers=2, resume=True, progress=False)
+            collect(out, SETTINGS, workers=1, resume=True, progress=False)
             os._exit(0)
         finally:
             os._exit(1)
