@@ -142,7 +142,9 @@ def make_policy(
 
 
 def identified(record: dict[str, Any], policy: Any) -> dict[str, Any]:
-    """The record with the sha256 of the file that the policy came from, if it came from one."""
+    """The record with what only the policy itself can say: whether it looks at goals and has a memory, and
+    the sha256 of the file that it came from, if it came from one."""
+    record = record | {"goal_conditioned": policy.goal_conditioned, "markov": policy.markov}
     sha256 = getattr(getattr(policy, "policy", policy), "sha256", None)
     return record | {"sha256": sha256} if sha256 else record
 

@@ -3,9 +3,11 @@
 import dataclasses
 import hashlib
 import importlib
+import inspect
 import json
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,6 +19,9 @@ from numpy.typing import ArrayLike, NDArray
 from ebm_traj.errors import InputError
 
 ALGORITHMS = ("PPO", "SAC", "TD3", "DDPG", "A2C")  # those of Stable-Baselines3 with continuous actions
+
+# A setting that only this algorithm, among those below it, has. DDPG is TD3 with other settings.
+TOLD_BY = {"clip_range": "PPO", "target_entropy": "SAC", "policy_delay": "TD3", "gae_lambda": "A2C"}
 
 
 def named_policy(name: str) -> tuple[str, Any] | None:
@@ -48,9 +53,11 @@ class FunctionPolicy:
     It is given a batch of N observations, an array (N, n) or a dict of such, and must return an action for
     each; what lies outside the action box is clipped to it. An object with `reset(seeds, steps)` and
     `act(observations, previous_actions, simulator_states)`, or a class that makes one when called without
-    arguments, is taken as a `Policy` instead.
+    arguments, is taken as a `Policy` instead, with its `goal_conditioned`, `needs_simulator` and `markov`;
+    one that does not say `markov` is taken to have a memory.
 
-    Raises InputError if there is no such function, and if what it returns has another shape or is not finite.
+    Raises InputError if there is no such function, if it is none, if what it returns has another shape or is
+    not finite, and if it needs simulator states where there are none. What its own code raises goes through.
     """
 
     goal_conditioned = True  # it may look at the goal, so models are told the goal
@@ -71,8 +78,17 @@ class FunctionPolicy:
         self.target = settings.target
         found = find_function(settings.target)
         if isinstance(found, type):
-            found = found()
+            found = made_without_arguments(settings.target, found)
         self._policy = found if hasattr(found, "act") and hasattr(found, "reset") else None
+        if self._policy is not None:
+            self.goal_conditioned = bool(getattr(found, "goal_conditioned", True))
+            self.needs_simulator = bool(getattr(found, "needs_simulator", False))
+            self.markov = bool(getattr(found, "markov", False))
+        elif not callable(found):
+            raise InputError(
+                f"policy '{self.target}': is a {type(found).__name__}; needed is a function of observations, "
+                "or an object with reset() and act()"
+            )
         self._function: Callable[[Any], Any] = found
 
     def reset(self, seeds: Sequence[int], steps: ArrayLike = 0) -> None:
@@ -88,6 +104,8 @@ class FunctionPolicy:
         simulator_states: NDArray[np.float64] | None = None,
     ) -> NDArray[np.float32]:
         """Actions (N, A); see `Policy`."""
+        if self.needs_simulator and simulator_states is None:
+            raise InputError(f"policy {self.target}: needs simulator states, which this environment has not")
         if self._policy is not None:
             found = self._policy.act(observations, previous_actions, simulator_states)
         else:
@@ -107,6 +125,8 @@ class SB3Settings:
 
 class SB3Policy:
     """Acts by a Stable-Baselines3 model, without its exploration noise.
+
+    It is evaluated in float64, so that an action, rounded to float32, does not depend on the batch.
 
     Raises InputError if the package is missing, if the file is damaged, changed or none of its models, and if
     its spaces are not those of the environment.
@@ -134,9 +154,10 @@ class SB3Policy:
         env.close()
         theirs = self._model.observation_space, self._model.action_space
         for what, wanted, found in zip(("observations", "actions"), theirs, spaces, strict=True):
-            if not same_space(wanted, found):
+            if not same_space(wanted, found, bounds=what == "actions"):
                 raise InputError(
-                    f"policy {self.file}: made for {what} {wanted}; environment '{env_id}' has {found}"
+                    f"policy {self.file}: made for {what} {in_short(wanted)}; environment '{env_id}' has "
+                    f"{in_short(found)}"
                 )
 
     def reset(self, seeds: Sequence[int], steps: ArrayLike = 0) -> None:
@@ -154,14 +175,20 @@ class SB3Policy:
         return checked_actions(f"policy {self.file}", found, self._rows, self.low, self.high)
 
 
+def look_here_too() -> str:
+    """Let modules of the current folder, which is returned, be found."""
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.append(folder)  # last: a folder of its own called `datasets` hides no installed package
+    return folder
+
+
 def find_function(target: str) -> Any:
     """What `module:name` stands for. InputError if there is no such module or name."""
     module, _, name = target.partition(":")
-    if not module or not name:
+    if not module or not name or module.startswith("."):
         raise InputError(f"policy '{target}': needed is module:function")
-    folder = str(Path.cwd())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    folder = look_here_too()
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -174,16 +201,27 @@ def find_function(target: str) -> Any:
         if not hasattr(found, part):
             raise InputError(f"policy '{target}': module '{module}' has no '{name}'")
         found = getattr(found, part)
-    if not callable(found) and not hasattr(found, "act"):
-        raise InputError(f"policy '{target}': is a {type(found).__name__}; needed is a function")
     return found
+
+
+def made_without_arguments(target: str, cls: type) -> Any:
+    """An object of the class. InputError if it cannot be made without arguments."""
+    try:
+        inspect.signature(cls).bind()
+    except TypeError as error:
+        raise InputError(f"policy '{target}': is a class to be made without arguments; {error}") from None
+    return cls()
 
 
 def checked_actions(
     who: str, found: Any, rows: int, low: NDArray[np.float32], high: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Actions (N, A) clipped to the action box; InputError for another shape and for what is not finite."""
-    actions, wanted = np.asarray(found), (rows, len(low))
+    wanted = (rows, len(low))
+    try:
+        actions = np.asarray(found)
+    except (RuntimeError, TypeError, ValueError) as error:  # rows of unlike lengths, a tensor with a gradient
+        raise InputError(f"{who}: gave no array of numbers {wanted} ({in_short(error)})") from None
     if actions.shape != wanted or actions.dtype.kind not in "fiu":
         raise InputError(f"{who}: gave {actions.dtype} of shape {actions.shape}; needed are numbers {wanted}")
     if not np.isfinite(actions).all():
@@ -196,34 +234,71 @@ def load_sb3(settings: SB3Settings) -> Any:
     path = Path(settings.file)
     try:
         import stable_baselines3
+        from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
     except ModuleNotFoundError:
         raise InputError(f'policy {path}: needs Stable-Baselines3: pip install "ebm_traj[sb3]"') from None
     if not path.is_file():
         raise InputError(f"policy {path}: no such file; needed is a model saved by Stable-Baselines3")
     if hashlib.sha256(path.read_bytes()).hexdigest() != settings.sha256:
         raise InputError(f"policy {path}: is not the file that the data set was begun with")
+    look_here_too()  # a model may have been made with classes of the user's
+    cls = getattr(stable_baselines3, algorithm_of(path))
+    try:
+        model = cls.load(path, device="cpu")
+    except Exception as error:  # unpickling another's file may raise anything
+        raise InputError(
+            f"policy {path}: a damaged model of Stable-Baselines3 ({type(error).__name__}: {in_short(error)})"
+        ) from error
+    model.policy.double()
+    for module in model.policy.modules():
+        if isinstance(module, BaseFeaturesExtractor):  # what it is given, Stable-Baselines3 casts to float32
+            module.register_forward_pre_hook(_as_double)
+    return model
+
+
+def algorithm_of(path: Path) -> str:
+    """The algorithm that saved a zip file, told by its settings: the file does not name it.
+
+    InputError if it is no model of Stable-Baselines3, or of an algorithm not in `ALGORITHMS`.
+    """
     try:
         with zipfile.ZipFile(path) as file:
-            kind = json.loads(file.read("data"))["policy_class"]["__module__"].split(".")[1].upper()
-    except (zipfile.BadZipFile, KeyError, ValueError, IndexError) as error:
-        raise InputError(f"policy {path}: not a model of Stable-Baselines3 ({error})") from None
-    # A2C and DDPG have the policy classes of PPO and TD3.
-    likely = {"COMMON": ("PPO", "A2C"), "TD3": ("TD3", "DDPG")}.get(kind, (kind,))
-    problem: Exception | None = None
-    for name in likely:
-        if name in ALGORITHMS:
-            try:
-                return getattr(stable_baselines3, name).load(path, device="cpu")
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                problem = error
-    reason = f" ({problem})" if problem else ""
-    raise InputError(f"policy {path}: no model of {', '.join(ALGORITHMS)}{reason}")
+            data = json.loads(file.read("data"))
+    except (zipfile.BadZipFile, zlib.error, KeyError, ValueError) as error:
+        raise InputError(f"policy {path}: not a model of Stable-Baselines3 ({in_short(error)})") from None
+    if not isinstance(data, dict) or not isinstance(data.get("policy_class"), dict):
+        raise InputError(f"policy {path}: not a model of Stable-Baselines3")
+    # A model of sb3_contrib may keep a memory, or squash its actions otherwise.
+    if not str(data["policy_class"].get("__module__", "")).startswith("sb3_contrib"):
+        for setting, name in TOLD_BY.items():
+            if setting in data:
+                return name
+    raise InputError(f"policy {path}: no model of {', '.join(ALGORITHMS)}")
 
 
-def same_space(theirs: gymnasium.Space, ours: gymnasium.Space) -> bool:
-    """Whether two spaces hold arrays of the same shapes."""
+def _as_double(module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Inputs of a features extractor, a tensor or a dict of such, in float64."""
+    return tuple(
+        {key: value.double() for key, value in given.items()} if isinstance(given, dict) else given.double()
+        for given in inputs
+    )
+
+
+def same_space(theirs: gymnasium.Space, ours: gymnasium.Space, bounds: bool = False) -> bool:
+    """Whether two spaces hold arrays of the same shapes; with `bounds` also within the same limits."""
     if isinstance(theirs, gymnasium.spaces.Dict) and isinstance(ours, gymnasium.spaces.Dict):
         return theirs.spaces.keys() == ours.spaces.keys() and all(
-            same_space(theirs[key], ours[key]) for key in theirs.spaces
+            same_space(theirs[key], ours[key], bounds) for key in theirs.spaces
         )
-    return type(theirs) is type(ours) and theirs.shape == ours.shape
+    if not isinstance(theirs, gymnasium.spaces.Box) or not isinstance(ours, gymnasium.spaces.Box):
+        return False
+    same = theirs.shape == ours.shape
+    return same and (
+        not bounds or (np.allclose(theirs.low, ours.low) and np.allclose(theirs.high, ours.high))
+    )
+
+
+def in_short(thing: Any) -> str:
+    """Its text in one line of at most 200 characters."""
+    text = " ".join(str(thing).split())
+    return text if len(text) <= 200 else f"{text[:197]}..."

@@ -1,15 +1,20 @@
 """Behaviour that users bring: functions of theirs, and models of Stable-Baselines3."""
 
+import importlib
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
+from gymnasium.spaces import Box
 
 from ebm_traj.collect import CollectSettings, collect
 from ebm_traj.datasets import Recording
 from ebm_traj.envs.behaviour import NoiseSettings
 from ebm_traj.envs.custom_policies import FunctionPolicy, FunctionSettings, SB3Policy, named_policy
+from ebm_traj.envs.vector import HandVectorEnv
 from ebm_traj.errors import InputError
 
 MODULE = """
@@ -33,6 +38,25 @@ class Counting:
     def act(self, observations, previous_actions, simulator_states=None):
         self.t += 1
         return np.full((len(observations), 2), 0.01 * self.t)
+
+class Bare:
+    pass
+
+class Sized:
+    def __init__(self, size):
+        pass
+
+class Watching(Counting):
+    goal_conditioned, needs_simulator, markov = False, True, True
+
+    def act(self, observations, previous_actions, simulator_states=None):
+        return 0.1 * simulator_states[:, :20]
+
+def ragged(observations):
+    return [[1, 2], [3]]
+
+def faulty(observations):
+    raise KeyError("of the user's own")
 
 number = 3
 """
@@ -88,6 +112,12 @@ def test_a_class_with_a_memory_is_made_and_reset(module: str, tmp_path: Path):
         ("{}:missing", "has no 'missing'"),
         ("{}:number", "is a int; needed is a function"),
         (":act", "needed is module:function"),
+        (".{}:follow", "needed is module:function"),
+        (
+            "{}:Bare",
+            r"is a Bare; needed is a function of observations, or an object with reset\(\) and act\(\)",
+        ),
+        ("{}:Sized", "class to be made without arguments; missing a required argument: 'size'"),
     ],
 )
 def test_what_is_no_function_is_refused(module: str, name: str, named: str):
@@ -97,13 +127,30 @@ def test_what_is_no_function_is_refused(module: str, name: str, named: str):
 
 @pytest.mark.parametrize(
     ("name", "named"),
-    [("short", r"of shape \(3,\); needed are numbers \(4, 2\)"), ("lost", "NaN or infinite")],
+    [
+        ("short", r"of shape \(3,\); needed are numbers \(4, 2\)"),
+        ("lost", "NaN or infinite"),
+        ("ragged", r"gave no array of numbers \(4, 2\)"),
+        ("Watching", "needs simulator states, which this environment has not"),
+    ],
 )
 def test_what_it_returns_is_looked_at(module: str, name: str, named: str):
     policy = FunctionPolicy(*BOX, FunctionSettings(f"{module}:{name}"), **REACHER)
     policy.reset([1, 2, 3, 4])
     with pytest.raises(InputError, match=named):
         policy.act(np.zeros((4, 10)), np.zeros((4, 2)))
+
+
+def test_what_an_object_says_of_itself_is_recorded(module: str, tmp_path: Path):
+    watching = gather(tmp_path / "watching", f"{module}:Watching")
+    assert watching.policy["markov"] and not watching.policy["goal_conditioned"]
+    counting = gather(tmp_path / "counting", f"{module}:Counting", env="Reacher-v5")
+    assert not counting.policy["markov"]  # it does not say so: branches from it are refused
+
+
+def test_an_error_of_the_user_s_own_is_not_ours(module: str, tmp_path: Path):
+    with pytest.raises(KeyError, match="of the user's own"):
+        gather(tmp_path / "data", f"{module}:faulty", env="Reacher-v5")
 
 
 def test_a_folder_in_which_nothing_was_made_can_be_used_again(module: str, tmp_path: Path):
@@ -116,12 +163,12 @@ def test_a_folder_in_which_nothing_was_made_can_be_used_again(module: str, tmp_p
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sb3 = pytest.importorskip("stable_baselines3")
     folder = tmp_path_factory.mktemp("models")
-    for name in ("PPO", "SAC", "TD3", "A2C"):
+    for name in ("PPO", "SAC", "TD3", "DDPG", "A2C"):
         getattr(sb3, name)("MlpPolicy", "Pendulum-v1", seed=0).save(folder / f"{name}.zip")
     return folder
 
 
-@pytest.mark.parametrize("name", ["PPO", "SAC", "TD3", "A2C"])
+@pytest.mark.parametrize("name", ["PPO", "SAC", "TD3", "DDPG", "A2C"])
 def test_a_model_of_stable_baselines3_acts(models: Path, name: str, tmp_path: Path):
     import stable_baselines3
 
@@ -163,6 +210,76 @@ def test_other_spaces_and_files_are_refused(models: Path, tmp_path: Path):
     (tmp_path / "text.zip").write_text("no zip")
     with pytest.raises(InputError, match="not a model of Stable-Baselines3"):
         make(tmp_path / "text.zip")
+
+    def altered(name: str, member: str, content: bytes) -> Path:
+        with zipfile.ZipFile(models / "PPO.zip") as old, zipfile.ZipFile(tmp_path / name, "w") as new:
+            for each in old.namelist():
+                new.writestr(each, content if each == member else old.read(each))
+        return tmp_path / name
+
+    with pytest.raises(InputError, match="damaged model of Stable-Baselines3"):
+        make(altered("weights.zip", "policy.pth", b"no weights"))
+    with pytest.raises(InputError, match="not a model of Stable-Baselines3"):
+        make(altered("data.zip", "data", b"[1]"))
+    contrib = b'{"clip_range": 0, "policy_class": {"__module__": "sb3_contrib.common.recurrent.policies"}}'
+    with pytest.raises(InputError, match="no model of PPO, SAC, TD3, DDPG, A2C"):
+        make(altered("contrib.zip", "data", contrib))
+
+
+class Boxes(gymnasium.Env):
+    """Has spaces only."""
+
+    def __init__(self, numbers: int = 3, limit: float = 2.0):
+        high = np.arange(1, numbers + 1, dtype=np.float32)
+        self.observation_space, self.action_space = Box(-high, high), Box(-limit, limit, (1,))
+
+
+def test_limits_of_actions_must_agree_and_spaces_are_named_in_one_line(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(gymnasium, "make", lambda env_id, **kwargs: Boxes(kwargs["numbers"], kwargs["limit"]))
+    _, settings = named_policy(str(models / "SAC.zip")) or ("", None)
+    for kwargs in ({"numbers": 3, "limit": 1.0}, {"numbers": 60, "limit": 2.0}):
+        with pytest.raises(InputError, match=r"made for (actions|observations) Box") as error:
+            SB3Policy(*BOX, settings, env_id="Boxes-v0", env_kwargs=kwargs)
+        assert "\n" not in str(error.value) and len(str(error.value)) < 700
+
+
+def test_an_action_of_a_model_does_not_depend_on_its_batch(tmp_path: Path):
+    sb3 = pytest.importorskip("stable_baselines3")
+    options = {"policy_kwargs": {"net_arch": [256, 256]}, "buffer_size": 10, "seed": 0}
+    sb3.SAC("MultiInputPolicy", "ebm_traj/HandBlock-v0", **options).save(tmp_path / "model.zip")
+    _, settings = named_policy(str(tmp_path / "model.zip")) or ("", None)
+    envs = HandVectorEnv(64, 1)
+    seen, _ = envs.reset(seed=0)
+    envs.close()
+    low, high = np.full(20, -1.0), np.full(20, 1.0)
+    policy = SB3Policy(low, high, settings, env_id="ebm_traj/HandBlock-v0", env_kwargs={})
+
+    def act(rows: slice) -> np.ndarray:
+        part = {key: value[rows] for key, value in seen.items()}
+        policy.reset(range(len(part["observation"])))
+        return policy.act(part, np.zeros((0, 20)))
+
+    together = act(slice(64))
+    for rows in (slice(5, 6), slice(3, 7), slice(10, 30)):
+        np.testing.assert_array_equal(act(rows), together[rows])
+
+
+def test_a_model_with_a_policy_class_of_the_user_s_acts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    sb3 = pytest.importorskip("stable_baselines3")
+    name = f"own_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(
+        "from stable_baselines3.common.policies import ActorCriticPolicy\n"
+        "class Mine(ActorCriticPolicy): pass\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    sb3.PPO(importlib.import_module(name).Mine, "Pendulum-v1").save(tmp_path / "own.zip")
+    _, settings = named_policy("own.zip") or ("", None)
+    policy = SB3Policy(np.full(1, -2.0), np.full(1, 2.0), settings, env_id="Pendulum-v1", env_kwargs={})
+    policy.reset([0, 1])
+    assert policy.act(np.zeros((2, 3), np.float32), np.zeros((2, 1))).shape == (2, 1)
 
 
 def test_without_the_package_the_extra_is_named(models: Path, monkeypatch: pytest.MonkeyPatch):
