@@ -1,0 +1,49 @@
+"""`train_policy.py` and `evaluate_policy.py` from the command line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def refused(capsys: Any, call_script: Any, *argv: str) -> str:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_info:
+        call_script(*argv)
+    assert exit_info.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_a_network_is_trained_and_judged(tmp_path: Path, call_script: Any, capsys: Any, monkeypatch: Any):
+    pytest.importorskip("stable_baselines3")
+    monkeypatch.setattr("ebm_traj.policy.run.TEST_EPISODES", 2)
+    out = tmp_path / "run"
+    tiny = "--ppo.steps 64 --ppo.envs 4 --ppo.rollout 16 --ppo.batch 32 --ppo.epochs 1 --ppo.width 8"
+    argv = ["--out", str(out), "--workers", "1", *tiny.split(), "--ppo.evaluation-episodes", "2"]
+    call_script("train_policy", *argv)
+    assert f"policy: {out / 'policy.safetensors'}" in capsys.readouterr().out
+    assert "exists; give a new folder, or --resume" in refused(capsys, call_script, "train_policy", *argv)
+    call_script("train_policy", *argv, "--resume")
+    other = refused(capsys, call_script, "train_policy", *argv, "--resume", "--seed", "1")
+    assert "made with seed = 0; asked for now is 1" in other
+
+    figures = tmp_path / "figures.json"
+    judge = ["--trained.file", str(out / "policy.safetensors"), "--episodes", "2", "--steps", "3"]
+    call_script("evaluate_policy", *judge, "--workers", "1", "--json", str(figures))
+    assert "goal met at the last" in capsys.readouterr().out
+    found = json.loads(figures.read_text())
+    assert found["episodes"] == 2 and len(found["held"]) == 3 and found["policy"]["name"] == "trained"
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["--env", "Reacher-v5", "--env-kwargs", "{}"], "needed is one such as ebm_traj/HandBlock-v0"),
+        (["--episodes", "0"], "episodes: 0; needs 1 or more"),
+        (["--trained.file", "missing.safetensors"], "missing.safetensors: no such file"),
+    ],
+)
+def test_what_cannot_be_judged_is_one_line(argv: list[str], named: str, call_script: Any, capsys: Any):
+    error = refused(capsys, call_script, "evaluate_policy", *argv)
+    assert named in error and error.count("\n") == 1
