@@ -21,13 +21,15 @@ def run(main: Callable[[Args], None], args_class: type[Args], argv: list[str] | 
     """Read `args_class` from the command line and call `main` with it.
 
     A class whose defaults depend on the command line (presets do) says so by a static method
-    `defaults(argv) -> Args`.
+    `defaults(argv) -> Args`; one whose fields do, by `class_for(argv) -> type[Args]`.
 
     Exits with one line on stderr: code 2 on `InputError`, 1 on `RunError`, 130 on Ctrl-C.
     """
     program = Path(sys.argv[0]).name
     try:
         arguments = sys.argv[1:] if argv is None else argv
+        if hasattr(args_class, "class_for"):
+            args_class = args_class.class_for(arguments)
         defaults = getattr(args_class, "defaults", None)
         begin = {"default": defaults(arguments)} if defaults else {}
         main(tyro.cli(args_class, args=arguments, description=main.__doc__, **begin))

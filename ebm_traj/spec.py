@@ -114,6 +114,17 @@ class StateSpec:
         dims = self.quaternion_dims
         return [dims[i : i + 4] for i in range(0, len(dims), 4)]
 
+    @property
+    def given_quaternions(self) -> list[NDArray[np.intp]]:
+        """For each quaternion among the given dimensions its four indices: neighbours named *_qw, _qx, _qy, _qz."""
+        endings = ("_qw", "_qx", "_qy", "_qz")
+        return [
+            np.arange(i, i + 4)
+            for i in self.given
+            if set(range(i, i + 4)) <= set(self.given.tolist())
+            and all(self.names[i + j].endswith(ending) for j, ending in enumerate(endings))
+        ]
+
     def read(self, observation: Any) -> NDArray[np.float32]:
         """State(s) (..., D) of an observation or a batch of observations.
 

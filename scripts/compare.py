@@ -59,9 +59,9 @@ def main(args: Args) -> None:
     import torch
 
     from ebm_traj.trajectory.files import load
+    from ebm_traj.yardstick.columns import text_table
     from ebm_traj.yardstick.compare import check_models, compare, context_frames, plan_horizon
     from ebm_traj.yardstick.report import write_report
-    from ebm_traj.yardstick.table import text_table
 
     recording = Recording(args.data)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -90,6 +90,9 @@ def main(args: Args) -> None:
     if why:
         comparison.settings["branches"] = f"none ({why})"
         print(f"\nNo simulator branches, so no diversity ratio and no energy score: {why}")
+    validity = str(comparison.settings["validity"])
+    if validity.startswith("none"):
+        print(f"\nNo column of validity: {validity[6:-1]}")
     page = write_report(comparison, args.out, "python " + shlex.join(sys.argv), args.overwrite)
     print(f"\n{page}")
 

@@ -1,20 +1,17 @@
-"""Train a trajectory model: an energy model or the fully connected baseline."""
+"""Train a trajectory model: an energy model or one of the baselines."""
 
+import argparse
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from ebm_traj.cli import run
-from ebm_traj.core.objectives import ContrastiveConfig
 from ebm_traj.core.trainer import TrainerConfig
 from ebm_traj.datasets.recording import Recording
-from ebm_traj.errors import InputError
-from ebm_traj.trajectory.ebm import DEFAULT_CONTRASTIVE, EBMConfig
-from ebm_traj.trajectory.fc import FCConfig
-from ebm_traj.trajectory.model import NetworkConfig
-from ebm_traj.trajectory.presets import PAPER_ITERATIONS, paper_ebm, paper_fc, paper_trainer
+from ebm_traj.trajectory.model import Conditioning
+from ebm_traj.trajectory.presets import CONFIGS, PAPER_CONFIGS, paper_trainer
 from ebm_traj.trajectory.training import TrainSettings, make_fabric, train
 
 Flat = tyro.conf.arg(name="")  # its fields become options of their own
@@ -22,64 +19,68 @@ Flat = tyro.conf.arg(name="")  # its fields become options of their own
 
 @dataclasses.dataclass
 class Args:
-    """Train a model of robot trajectories on a data set of collect.py."""
+    """Arguments of training; those of the model itself are added by its kind."""
 
     data: Path
     """Data set folder."""
     out: Path
     """Folder of the run; it must not exist yet, unless --resume."""
-    model: Literal["ebm", "fc"] = "ebm"
-    """Energy model, or the fully connected baseline trained by squared error."""
-    actions: bool = False
-    """Condition on the actions (default: states only)."""
+    model: Literal["ebm", "fc", "gaussian", "mixture", "flow", "diffusion"] = "ebm"
+    """Energy model, or a baseline: fully connected (squared error), ensemble of Gaussians, mixture density, flow
+    matching, diffusion. --help shows the settings of the model named before it."""
+    conditioning: Conditioning = "states"
+    """states: predict states. actions: told the actions to come. joint: predict states and actions."""
     goal: bool | None = None
     """Give the model the `given` dimensions (the goal pose); by default if the recorded policy saw them."""
     paper: bool = False
-    """The literature's network, sampler and optimiser (--iterations and --seed still count)."""
+    """Defaults are the literature's network, sampler and optimiser (ebm and fc)."""
     resume: bool = False
     """Go on with an interrupted run in --out."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU if there is one."""
     inverse_iterations: int = 2000
-    """Optimiser steps of the inverse dynamics, which lets a rollout act; 0 for none."""
+    """Optimiser steps of the inverse dynamics, with which a model of states acts in a rollout; 0 for none."""
     budget_gb: float = 4.0
     """Data up to this size are held on the device; larger sets are streamed."""
-    proposal: Literal["gaussian", "noise"] = "gaussian"
-    """Where chains start: a learned Gaussian, or the last frame plus uniform noise."""
-    network: Annotated[NetworkConfig, Flat] = dataclasses.field(default_factory=NetworkConfig)
-    contrastive: Annotated[ContrastiveConfig, Flat] = DEFAULT_CONTRASTIVE
     trainer: Annotated[TrainerConfig, Flat] = dataclasses.field(default_factory=TrainerConfig)
 
+    @staticmethod
+    def class_for(argv: list[str]) -> type["Args"]:
+        """These arguments and the settings of the model that the command line names."""
+        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+        parser.add_argument("--model", default="ebm")
+        parser.add_argument("--paper", action="store_true")
+        named = parser.parse_known_args(argv)[0]
+        configs = PAPER_CONFIGS if named.paper and named.model in PAPER_CONFIGS else CONFIGS
+        default = configs.get(named.model, CONFIGS["ebm"])
+        trainer = paper_trainer() if named.paper else TrainerConfig()
+        return dataclasses.make_dataclass(
+            "TrainArgs",
+            [
+                ("trainer", Annotated[TrainerConfig, Flat], dataclasses.field(default=trainer)),
+                ("config", Annotated[type(default), Flat], dataclasses.field(default=default)),
+            ],
+            bases=(Args,),
+        )
 
-def configs(args: Args) -> tuple[EBMConfig | FCConfig, TrainerConfig]:
-    """The model's and the trainer's settings that the arguments ask for."""
-    if args.paper:
-        defaults = Args(data=args.data, out=args.out)
-        for name in ("network", "contrastive", "proposal"):
-            if getattr(args, name) != getattr(defaults, name):
-                raise InputError(f"--paper fixes the {name} settings; leave them out, or leave out --paper")
-        trainer = paper_trainer(args.trainer)
-        if args.trainer.iterations == defaults.trainer.iterations:
-            trainer = dataclasses.replace(trainer, iterations=PAPER_ITERATIONS)
-        return (paper_ebm() if args.model == "ebm" else paper_fc()), trainer
-    if args.model == "fc":
-        return FCConfig(network=args.network, batch_size=args.contrastive.batch_size), args.trainer
-    return EBMConfig(args.network, args.contrastive, args.proposal), args.trainer
 
-
-def main(args: Args) -> None:
+def main(args: Any) -> None:
     """Train a model of robot trajectories on a data set of collect.py."""
-    config, trainer = configs(args)
+    if args.paper and args.model not in PAPER_CONFIGS:
+        from ebm_traj.errors import InputError
+
+        accepted = " and ".join(PAPER_CONFIGS)
+        raise InputError(f"--paper with --model {args.model}: the literature has none; accepted are {accepted}")
     settings = TrainSettings(
-        trainer=trainer,
-        conditioning="actions" if args.actions else "states",
+        trainer=args.trainer,
+        conditioning=args.conditioning,
         use_given=args.goal,
         inverse_iterations=args.inverse_iterations,
         budget_gb=args.budget_gb,
     )
     recording = Recording(args.data)
     fabric = make_fabric(args.device)
-    model = train(recording, args.model, config, settings, args.out, fabric=fabric, resume=args.resume)
+    model = train(recording, args.model, args.config, settings, args.out, fabric=fabric, resume=args.resume)
     card = model.card
     print(
         f"{args.out}: {args.model}, {card['iterations']} iterations of {card['batch_size']} in "

@@ -1,4 +1,4 @@
-"""A replay buffer of chains: each slot keeps a sample together with all that belongs to it."""
+"""A replay buffer of chains: each slot keeps a sample together with all that belongs to it, and its age."""
 
 from collections.abc import Mapping
 
@@ -22,6 +22,10 @@ class ReplayBuffer:
         self.capacity = capacity
         self.size = 0
         self.rows: dict[str, Tensor] = {}
+        self.born = torch.zeros(0, dtype=torch.int64)
+        """(capacity,) the clock's time at which each slot's chain was started."""
+        self.clock = 0
+        """Calls of `add` so far: iterations, where each iteration adds once."""
         self._oldest = 0
 
     def __len__(self) -> int:
@@ -37,6 +41,10 @@ class ReplayBuffer:
         device = next(iter(self.rows.values())).device if self.rows else torch.device("cpu")
         slots = torch.randperm(self.size, generator=generator, device=device)[:count]
         return slots, {name: rows[slots] for name, rows in self.rows.items()}
+
+    def age(self, slots: Tensor) -> Tensor:
+        """Calls of `add` since the chains in these slots were started, (n,) integers; 1 for the newest."""
+        return self.clock - self.born[slots]
 
     def update(self, slots: Tensor, name: str, values: Tensor) -> None:
         """Write `values` (n, ...) of one named tensor back to the given slots, the rest of the rows stays."""
@@ -54,12 +62,16 @@ class ReplayBuffer:
                 )
                 for name, values in rows.items()
             }
+            device = next(iter(rows.values())).device
+            self.born = torch.zeros(self.capacity, dtype=torch.int64, device=device)
         if set(rows) != set(self.rows):
             raise InputError(f"replay buffer: rows of {sorted(rows)}; this buffer holds {sorted(self.rows)}")
         device = next(iter(self.rows.values())).device
         slots = (torch.arange(count, device=device) + self._oldest) % self.capacity
         for name, values in rows.items():
             self.rows[name][slots] = values.detach()
+        self.born[slots] = self.clock
+        self.clock += 1
         self._oldest = (self._oldest + count) % self.capacity
         self.size = min(self.size + count, self.capacity)
 
@@ -71,13 +83,15 @@ class ReplayBuffer:
     def state(self) -> dict[str, Tensor]:
         """All of it as tensors, for a checkpoint."""
         return {
-            "counters": torch.tensor([self.size, self._oldest]),
+            "counters": torch.tensor([self.size, self._oldest, self.clock]),
+            "born": self.born,
             **{f"row.{name}": rows for name, rows in self.rows.items()},
         }
 
     def load_state(self, state: Mapping[str, Tensor], device: torch.device) -> None:
         """Restore what `state` gave."""
-        self.size, self._oldest = (int(value) for value in state["counters"])
+        self.size, self._oldest, self.clock = (int(value) for value in state["counters"])
+        self.born = state["born"].to(device, copy=True)
         prefix = "row."
         self.rows = {
             name.removeprefix(prefix): values.to(device, copy=True)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ebm_traj.errors import InputError
 from ebm_traj.spec import StateSpec
+from ebm_traj.trajectory.quaternions import MATRIX, TURN, matrix, turn_features
 
 Coordinates = Literal["change", "state"]
 
@@ -20,6 +21,9 @@ class WindowCodec(nn.Module):
     the training data, in `state` coordinates (the literature's) its z-score. q and -q are the same
     rotation: inside, each quaternion has the sign that makes w >= 0 in the last frame of the context;
     decoded frames go back to the sign of the given context and to unit norm.
+
+    In `change` coordinates the features also hold, of the last frame, each predicted quaternion as a rotation
+    matrix and, where a given quaternion is an input (a goal), the rotation from the one to the other.
     """
 
     seen: Tensor
@@ -30,6 +34,7 @@ class WindowCodec(nn.Module):
     std: Tensor
     change_std: Tensor
     quaternions: Tensor
+    goals: Tensor
 
     def __init__(
         self,
@@ -65,16 +70,30 @@ class WindowCodec(nn.Module):
         buffer("change_std", spec.change_std[spec.moving])
         buffer("quaternions", np.array(spec.quaternions, dtype=np.int64).reshape(-1, 4), torch.long)
 
+        goals = spec.given_quaternions if use_given else []
+        buffer("goals", np.array(goals, dtype=np.int64).reshape(-1, 4), torch.long)
+
         self.predicted_size = len(spec.moving)
-        self.feature_size = len(seen) + (context_frames - 1) * self.predicted_size
+        rotations = len(spec.quaternions) * (MATRIX + TURN * len(goals)) if coordinates == "change" else 0
+        self.feature_size = len(seen) + rotations + (context_frames - 1) * self.predicted_size
         self.target_size = window_frames * self.predicted_size
 
     def features(self, context: Tensor) -> Tensor:
-        """(B, C, D) raw to (B, F): the last frame as z-scores, then the C - 1 changes that led to it."""
+        """(B, C, D) raw to (B, F): the last frame as z-scores, its rotations, the C - 1 changes that led to it."""
         context = context * self._signs(context)
         last = (context[:, -1, self.seen] - self.last_mean) / self.last_std
         changes = context[:, :, self.predicted].diff(dim=1) / self.change_std
-        return torch.cat([last, changes.flatten(1)], dim=-1)
+        return torch.cat([last, *self._rotations(context[:, -1]), changes.flatten(1)], dim=-1)
+
+    def _rotations(self, frame: Tensor) -> list[Tensor]:
+        """Of a raw frame (B, D): each quaternion as a matrix, and how it is turned against each goal."""
+        if self.coordinates != "change":
+            return []
+        found = []
+        for dims in self.quaternions:
+            found.append(matrix(frame[:, dims]))
+            found += [turn_features(frame[:, dims], frame[:, goal]) for goal in self.goals]
+        return found
 
     def encode(self, context: Tensor, frames: Tensor) -> Tensor:
         """Coordinates x (B, W P) of the raw frames (B, W, D) that follow the context (B, C, D)."""

@@ -13,9 +13,15 @@ from ebm_traj.errors import InputError
 from ebm_traj.spec import StateSpec
 from ebm_traj.trajectory.ebm import TrajectoryEBM
 from ebm_traj.trajectory.fc import FCModel
+from ebm_traj.trajectory.flow import DiffusionModel, FlowModel
+from ebm_traj.trajectory.gaussian import GaussianModel
+from ebm_traj.trajectory.mixture import MixtureModel
 from ebm_traj.trajectory.model import CONFIG_FILE, FORMAT, FORMAT_VERSION, WEIGHTS_FILE, TrajectoryModel
 
-MODELS: dict[str, type[TrajectoryModel]] = {model.kind: model for model in (TrajectoryEBM, FCModel)}
+MODELS: dict[str, type[TrajectoryModel]] = {
+    model.kind: model
+    for model in (TrajectoryEBM, FCModel, GaussianModel, MixtureModel, FlowModel, DiffusionModel)
+}
 
 
 def model_class(kind: str) -> type[TrajectoryModel]:

@@ -16,7 +16,7 @@ from ebm_traj.errors import InputError
 from ebm_traj.spec import StateSpec
 from ebm_traj.trajectory.codec import Coordinates, WindowCodec
 from ebm_traj.trajectory.inverse import InverseDynamics
-from ebm_traj.trajectory.networks import parameter_count
+from ebm_traj.trajectory.networks import NETWORKS, Architecture, parameter_count
 
 CONFIG_FILE = "model.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -24,7 +24,7 @@ FORMAT = "ebm_traj.model"
 FORMAT_VERSION = 1
 MAX_ROWS = 16_384  # chains sampled at once; bounds memory
 
-Conditioning = Literal["states", "actions"]
+Conditioning = Literal["states", "actions", "joint"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +38,14 @@ class NetworkConfig:
     width: int = 128
     """Units of a hidden layer."""
     depth: int = 3
-    """Hidden layers."""
+    """Hidden layers, or residual blocks."""
+    architecture: Architecture = "mlp"
+    """mlp: the literature's. residual: with an encoder of the condition. temporal: convolutions over the window."""
     coordinates: Coordinates = "change"
     """What is predicted: the one-step change, or the state itself (as in the literature)."""
+    action_history: int | None = None
+    """How many of the C - 1 actions between the frames of the context a model sees; at most C - 1. Default: all
+    if the model also predicts or is told actions (behaviour depends on its last action), none if not."""
     context_noise: float = 0.02
     """Standard deviation of the noise on the scaled context while training, against drift in rollouts."""
 
@@ -48,10 +53,21 @@ class NetworkConfig:
         for name in ("context_frames", "window_frames", "width", "depth"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name.replace('_', ' ')}: {getattr(self, name)}; accepted are 1 and more")
+        if self.action_history is not None and not 0 <= self.action_history < self.context_frames:
+            raise InputError(
+                f"action history: {self.action_history}; a context of {self.context_frames} frames has "
+                f"0 to {self.context_frames - 1} actions"
+            )
+        if self.architecture not in NETWORKS:
+            raise InputError(f"architecture '{self.architecture}'; accepted are {', '.join(NETWORKS)}")
 
 
 class TrajectoryModel(nn.Module):
     """Samples continuations of a context; shapes are (batch, sample, time, dim).
+
+    Conditioning: "states" predicts frames; "actions" is told the actions and predicts the frames they lead to;
+    "joint" predicts both. Coordinates x (B, W * frame_size) hold, frame by frame, the predicted dimensions
+    (`WindowCodec`) and, if joint, the scaled action that leads to the frame.
 
     Subclasses define `objective` and `_sample_window`, and `_window_energy` where they have an energy.
     """
@@ -81,6 +97,8 @@ class TrajectoryModel(nn.Module):
         self.spec = spec
         self.conditioning = conditioning
         self.use_given = use_given
+        self.action_history = self._history(config.network)
+        """K, how many actions before the present the model sees."""
         net = self.network_config
         self.codec = WindowCodec(spec, net.context_frames, net.window_frames, net.coordinates, use_given)
         self.action_low = np.asarray(action_low, dtype=np.float32)
@@ -92,6 +110,16 @@ class TrajectoryModel(nn.Module):
         """How it was trained: iterations, gradients, seconds, data; printed beside every score."""
         frame = self.codec.predicted_size
         self.inverse = InverseDynamics(self.codec.feature_size, frame, self.action_size, net.width, net.depth)
+
+    def _history(self, net: NetworkConfig) -> int:
+        if self.conditioning == "states":
+            if net.action_history:
+                raise InputError(
+                    f"action history: {net.action_history}; a model of states alone has no actions to go on with, "
+                    "accepted is 0 (or make it joint)"
+                )
+            return 0
+        return net.context_frames - 1 if net.action_history is None else net.action_history
 
     @property
     def context_frames(self) -> int:
@@ -111,8 +139,18 @@ class TrajectoryModel(nn.Module):
     @property
     def condition_size(self) -> int:
         """Numbers the networks are conditioned on."""
-        actions = self.window_frames * self.action_size if self.conditioning == "actions" else 0
-        return self.codec.feature_size + actions
+        told = self.window_frames if self.conditioning == "actions" else 0
+        return self.codec.feature_size + (self.action_history + told) * self.action_size
+
+    @property
+    def frame_size(self) -> int:
+        """Numbers in the coordinates of one frame: the predicted dimensions, and the action if joint."""
+        return self.codec.predicted_size + (self.action_size if self.conditioning == "joint" else 0)
+
+    @property
+    def target_size(self) -> int:
+        """Numbers in the coordinates of a window, W * frame_size."""
+        return self.window_frames * self.frame_size
 
     @property
     def device(self) -> torch.device:
@@ -133,11 +171,45 @@ class TrajectoryModel(nn.Module):
         """Energy (B,) of windows in coordinates."""
         raise InputError(f"a model of kind '{self.kind}' has no energy")
 
+    def _begin(self, rows: int, generator: torch.Generator | None) -> dict[str, Tensor]:
+        """What a row keeps for a whole future (say, its member of an ensemble), put into every condition."""
+        return {}
+
     # --- the interface --------------------------------------------------------------------------------------
 
-    def condition(self, context: Tensor, actions: Tensor | None = None) -> dict[str, Tensor]:
-        """What the networks are conditioned on, from a raw context (B, C, D) and actions (B, W, A)."""
+    def encode(self, context: Tensor, future: Tensor, actions: Tensor | None = None) -> Tensor:
+        """Coordinates x (B, W * frame_size) of raw frames (B, W, D), and of their actions (B, W, A) if joint."""
+        x = self.codec.encode(context, future)
+        if self.conditioning != "joint":
+            return x
+        if actions is None:
+            raise InputError("actions: this model is one of states and actions and was given no actions")
+        frames = x.unflatten(1, (self.window_frames, -1))
+        return torch.cat([frames, self.scale_actions(actions)], dim=-1).flatten(1)
+
+    def decode(self, context: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Raw frames (B, W, D) and, if joint, actions (B, W, A) inside the box, from coordinates."""
+        if self.conditioning != "joint":
+            return self.codec.decode(context, x), None
+        frames = x.unflatten(1, (self.window_frames, -1))
+        states, actions = frames.split([self.codec.predicted_size, self.action_size], dim=-1)
+        return self.codec.decode(context, states.flatten(1)), self.unscale_actions(actions)
+
+    def condition(
+        self, context: Tensor, actions: Tensor | None = None, past_actions: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """What the networks are conditioned on.
+
+        From a raw context (B, C, D), actions (B, W, A) if told, and past actions (B, K, A) if seen.
+        """
         condition = {"context": self.codec.features(context)}
+        if self.action_history:
+            if past_actions is None:
+                raise InputError(
+                    f"past_actions: this model sees the last {self.action_history} actions and was given none"
+                )
+            past = self.scale_actions(past_actions[:, -self.action_history :]).flatten(1)
+            condition["context"] = torch.cat([condition["context"], past], dim=-1)
         if self.conditioning == "actions":
             if actions is None:
                 raise InputError("actions: this model is action-conditional and was given none")
@@ -160,13 +232,46 @@ class TrajectoryModel(nn.Module):
         num_samples: int,
         *,
         actions: Tensor | None = None,
+        past_actions: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """`num_samples` futures (B, M, H, D) of each context (B, C, D), raw units, window after window.
 
-        Action-conditional models need `actions` (B, 1 or M, H, A). Given dimensions are held.
+        Action-conditional models need `actions` (B, 1 or M, H, A), models that see past actions
+        (`action_history` K > 0) also `past_actions` (B, K or more, A), the last of which led to the last frame
+        of the context. Given dimensions are held.
         Raises InputError on wrong shapes or values that are not finite.
         """
+        return self._sample(context, horizon, num_samples, actions, past_actions, generator)[0]
+
+    @torch.no_grad()
+    def sample_with_actions(
+        self,
+        context: Tensor,
+        horizon: int,
+        num_samples: int,
+        *,
+        past_actions: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Futures (B, M, H, D) of a joint model and the actions (B, M, H, A) that lead from frame to frame.
+
+        Raises InputError as `sample` does, and if the model is not a joint one.
+        """
+        futures, actions = self._sample(context, horizon, num_samples, None, past_actions, generator)
+        if actions is None:
+            raise InputError(f"model: its conditioning is '{self.conditioning}'; only 'joint' samples actions")
+        return futures, actions
+
+    def _sample(
+        self,
+        context: Tensor,
+        horizon: int,
+        num_samples: int,
+        actions: Tensor | None,
+        past_actions: Tensor | None,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor | None]:
         self._check_context(context)
         if horizon < 1 or num_samples < 1:
             raise InputError(f"sample: horizon {horizon}, {num_samples} samples; accepted are 1 and more")
@@ -177,32 +282,58 @@ class TrajectoryModel(nn.Module):
             actions = actions.expand(-1, num_samples, -1, -1).flatten(0, 1)
         else:
             actions = None
+        past = None
+        if self.action_history:
+            past = self._check_past(past_actions, batch).to(self.device, torch.float32)
+            past = past.repeat_interleave(num_samples, dim=0)
         rows = context.repeat_interleave(num_samples, dim=0)
-        chunks = []
+        chunks, taken = [], []
         for i in range(0, len(rows), MAX_ROWS):
             part = None if actions is None else actions[i : i + MAX_ROWS]
-            chunks.append(self._roll(rows[i : i + MAX_ROWS], horizon, part, generator))
-        return torch.cat(chunks).view(batch, num_samples, horizon, self.spec.size)
+            before = None if past is None else past[i : i + MAX_ROWS]
+            states, acts = self._roll(rows[i : i + MAX_ROWS], horizon, part, before, generator)
+            chunks.append(states)
+            if acts is not None:
+                taken.append(acts)
+        futures = torch.cat(chunks).unflatten(0, (batch, num_samples))
+        return futures, torch.cat(taken).unflatten(0, (batch, num_samples)) if taken else None
 
     def _roll(
-        self, context: Tensor, horizon: int, actions: Tensor | None, generator: torch.Generator | None
-    ) -> Tensor:
+        self,
+        context: Tensor,
+        horizon: int,
+        actions: Tensor | None,
+        past: Tensor | None,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor | None]:
         width = self.window_frames
         windows = math.ceil(horizon / width)
         if actions is not None:  # the last window may reach past the horizon: the last action is held
             held = actions[:, -1:].expand(-1, windows * width - horizon, -1)
             actions = torch.cat([actions, held], dim=1)
-        frames = []
+        kept = self._begin(len(context), generator)
+        frames, taken = [], []
         for w in range(windows):
             part = None if actions is None else actions[:, w * width : (w + 1) * width]
-            x = self._sample_window(self.condition(context, part), generator)
-            new = self.codec.decode(context, x)
+            x = self._sample_window({**self.condition(context, part, past), **kept}, generator)
+            new, acts = self.decode(context, x)
             frames.append(new)
+            if acts is not None:
+                taken.append(acts)
             context = torch.cat([context, new], dim=1)[:, -self.context_frames :]
-        return torch.cat(frames, dim=1)[:, :horizon]
+            following = part if acts is None else acts
+            if past is not None and following is not None:
+                past = torch.cat([past, following], dim=1)[:, -self.action_history :]
+        states = torch.cat(frames, dim=1)[:, :horizon]
+        return states, torch.cat(taken, dim=1)[:, :horizon] if taken else None
 
-    def energy(self, window: Tensor, actions: Tensor | None = None) -> Tensor:
-        """Energy (B,) of raw windows (B, C + W, D), with the actions (B, W, A) if action-conditional."""
+    def energy(
+        self, window: Tensor, actions: Tensor | None = None, past_actions: Tensor | None = None
+    ) -> Tensor:
+        """Energy (B,) of raw windows (B, C + W, D), with actions (B, W, A) if conditioned on or joint.
+
+        `past_actions` (B, K, A) for models that see them, see `sample`.
+        """
         frames = self.context_frames + self.window_frames
         if window.dim() != 3 or window.shape[1:] != (frames, self.spec.size):
             raise InputError(
@@ -210,24 +341,38 @@ class TrajectoryModel(nn.Module):
             )
         window = window.to(self.device, torch.float32)
         context, future = window[:, : self.context_frames], window[:, self.context_frames :]
-        return self._window_energy(self.codec.encode(context, future), self.condition(context, actions))
+        condition = self.condition(context, actions, past_actions)
+        return self._window_energy(self.encode(context, future, actions), condition)
 
-    def path_energy(self, context: Tensor, futures: Tensor, actions: Tensor | None = None) -> Tensor:
+    def path_energy(
+        self,
+        context: Tensor,
+        futures: Tensor,
+        actions: Tensor | None = None,
+        past_actions: Tensor | None = None,
+    ) -> Tensor:
         """Energy (B, M) of whole futures (B, M, H, D): the mean over their windows, one step apart.
 
-        `actions` is (B, M, H, A) for action-conditional models.
+        `actions` is (B, M, H, A) for action-conditional and joint models, `past_actions` (B, K, A) for models
+        that see them.
         """
         batch, samples, horizon, _ = futures.shape
         past = context.to(futures).unsqueeze(1).expand(-1, samples, -1, -1)
         frames = torch.cat([past, futures], dim=2).flatten(0, 1)
-        length = self.context_frames + self.window_frames
-        count = horizon - self.window_frames + 1
+        width, history = self.window_frames, self.action_history
+        count = horizon - width + 1
         if count < 1:
-            raise InputError(f"futures: {horizon} frames; the model's window has {self.window_frames}")
-        windows = frames.unfold(1, length, 1).transpose(2, 3).flatten(0, 1)
+            raise InputError(f"futures: {horizon} frames; the model's window has {width}")
+        windows = frames.unfold(1, self.context_frames + width, 1).transpose(2, 3).flatten(0, 1)
+        seen = None
+        if actions is not None and history:
+            past_actions = self._check_past(past_actions, batch).to(actions)
+            before = past_actions.unsqueeze(1).expand(-1, samples, -1, -1)
+            taken = torch.cat([before, actions], dim=2).flatten(0, 1)[:, : history + horizon - width]
+            seen = taken.unfold(1, history, 1).transpose(2, 3).flatten(0, 1)
         if actions is not None:
-            actions = actions.flatten(0, 1).unfold(1, self.window_frames, 1).transpose(2, 3).flatten(0, 1)
-        return self.energy(windows, actions).view(batch, samples, count).mean(-1)
+            actions = actions.flatten(0, 1).unfold(1, width, 1).transpose(2, 3).flatten(0, 1)
+        return self.energy(windows, actions, seen).view(batch, samples, count).mean(-1)
 
     @torch.no_grad()
     def act(self, context: Tensor, next_frame: Tensor) -> Tensor:
@@ -253,6 +398,18 @@ class TrajectoryModel(nn.Module):
             )
         if not torch.isfinite(context).all():
             raise InputError("context: holds NaN or infinite values")
+
+    def _check_past(self, past_actions: Tensor | None, batch: int) -> Tensor:
+        wanted = f"({batch}, {self.action_history}, {self.action_size})"
+        if past_actions is None:
+            raise InputError(f"past_actions: this model sees past actions, {wanted}, and was given none")
+        shape = tuple(past_actions.shape)
+        fits = len(shape) == 3 and shape[0] == batch and shape[2] == self.action_size
+        if not fits or shape[1] < self.action_history:
+            raise InputError(f"past_actions: shape {shape}; accepted is {wanted}")
+        if not torch.isfinite(past_actions[:, -self.action_history :]).all():
+            raise InputError("past_actions: hold NaN or infinite values")
+        return past_actions[:, -self.action_history :]
 
     def _check_actions(self, actions: Tensor | None, batch: int, horizon: int, samples: int) -> Tensor:
         if actions is None:

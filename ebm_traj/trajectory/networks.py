@@ -1,6 +1,197 @@
-"""Small networks over the features of a window."""
+"""Networks of (condition, x, level) behind one interface: window MLP, residual MLP, temporal convolution."""
 
+import math
+from typing import Literal, Protocol
+
+import torch
 from torch import Tensor, nn
+
+from ebm_traj.errors import InputError
+
+Architecture = Literal["mlp", "residual", "temporal"]
+
+LEVEL_FEATURES = 16  # sines and cosines of a noise level
+KERNEL = 3  # frames that a temporal layer looks at
+
+
+class Size(Protocol):
+    """What a network reads of `NetworkConfig`."""
+
+    window_frames: int
+    width: int
+    depth: int
+    architecture: Architecture
+
+
+class ConditionalNetwork(nn.Module):
+    """f(x | condition, level). What depends on the condition alone is computed once, by `encode`."""
+
+    def encode(self, condition: Tensor) -> Tensor:
+        """Condition (B, F) to what `forward` needs of it (B, E)."""
+        raise TypeError(f"{type(self).__name__} does not define encode")
+
+    def forward(self, encoded: Tensor, x: Tensor | None = None, level: Tensor | None = None) -> Tensor:
+        """x (B, W * frame_size) or None, level (B,) or None, to (B, outputs) or, per frame, (B, W * outputs)."""
+        raise TypeError(f"{type(self).__name__} does not define forward")
+
+
+def make_network(
+    config: Size,
+    condition_size: int,
+    frame_size: int,
+    outputs: int,
+    *,
+    per_frame: bool,
+    levels: bool = False,
+) -> ConditionalNetwork:
+    """The network that `config.architecture` names; `frame_size` 0 for one that sees no x.
+
+    `levels` is for networks that are told a noise level (its logarithm) or a time.
+    Raises InputError if the architecture is unknown.
+    """
+    if config.architecture not in NETWORKS:
+        raise InputError(f"architecture '{config.architecture}' is unknown; accepted: {', '.join(NETWORKS)}")
+    network = NETWORKS[config.architecture]
+    return network(config, condition_size, frame_size, outputs, per_frame, levels)
+
+
+class WindowMLP(ConditionalNetwork):
+    """`depth` hidden layers of `width` SiLU units over everything at once: the literature's network."""
+
+    def __init__(
+        self, config: Size, condition_size: int, frame_size: int, outputs: int, per_frame: bool, levels: bool
+    ) -> None:
+        super().__init__()
+        width, window = config.width, config.window_frames
+        self.condition = nn.Linear(condition_size, width)
+        self.x = nn.Linear(window * frame_size, width, bias=False) if frame_size else None
+        self.level = LevelEmbedding(width) if levels else None
+        hidden = [layer for _ in range(config.depth - 1) for layer in (nn.SiLU(), nn.Linear(width, width))]
+        last = nn.Linear(width, outputs * (window if per_frame else 1))
+        self.rest = nn.Sequential(*hidden, nn.SiLU(), last)
+        rescale_split_input(self.condition, self.x)
+
+    def encode(self, condition: Tensor) -> Tensor:
+        return self.condition(condition)
+
+    def forward(self, encoded: Tensor, x: Tensor | None = None, level: Tensor | None = None) -> Tensor:
+        return self.rest(add_inputs(encoded, self.x, x, self.level, level))
+
+
+class ResidualMLP(ConditionalNetwork):
+    """A residual encoder of the condition, then `depth` residual blocks over x that each see it again."""
+
+    def __init__(
+        self, config: Size, condition_size: int, frame_size: int, outputs: int, per_frame: bool, levels: bool
+    ) -> None:
+        super().__init__()
+        width, window = config.width, config.window_frames
+        self.condition = nn.Sequential(nn.Linear(condition_size, width), ResidualBlock(width))
+        self.x = nn.Linear(window * frame_size, width, bias=False) if frame_size else None
+        self.level = LevelEmbedding(width) if levels else None
+        self.blocks = nn.ModuleList(ConditionedBlock(width) for _ in range(config.depth))
+        self.out = nn.Sequential(nn.SiLU(), nn.Linear(width, outputs * (window if per_frame else 1)))
+
+    def encode(self, condition: Tensor) -> Tensor:
+        return self.condition(condition)
+
+    def forward(self, encoded: Tensor, x: Tensor | None = None, level: Tensor | None = None) -> Tensor:
+        hidden = start = add_inputs(encoded, self.x, x, self.level, level)
+        for block in self.blocks:
+            hidden = block(hidden, start)
+        return self.out(hidden)
+
+
+class TemporalNetwork(ConditionalNetwork):
+    """Residual convolutions along the window, dilated 1, 2, 4, ... so that every frame meets every other."""
+
+    def __init__(
+        self, config: Size, condition_size: int, frame_size: int, outputs: int, per_frame: bool, levels: bool
+    ) -> None:
+        super().__init__()
+        width, self.window = config.width, config.window_frames
+        self.per_frame = per_frame
+        self.condition = nn.Sequential(nn.Linear(condition_size, width), ResidualBlock(width))
+        self.x = nn.Linear(frame_size, width, bias=False) if frame_size else None
+        self.level = LevelEmbedding(width) if levels else None
+        self.place = nn.Parameter(0.1 * torch.randn(self.window, width))
+        reach = max(1, math.ceil(math.log2(max(2, self.window))))
+        self.blocks = nn.ModuleList(TemporalBlock(width, 2 ** (i % reach)) for i in range(config.depth))
+        self.out = nn.Sequential(nn.SiLU(), nn.Linear(width, outputs))
+
+    def encode(self, condition: Tensor) -> Tensor:
+        return self.condition(condition)
+
+    def forward(self, encoded: Tensor, x: Tensor | None = None, level: Tensor | None = None) -> Tensor:
+        frames = encoded[:, None] + self.place  # (B, W, width)
+        if self.x is not None and x is not None:
+            frames = frames + self.x(x.unflatten(1, (self.window, -1)))
+        if self.level is not None and level is not None:
+            frames = frames + self.level(level)[:, None]
+        hidden = frames.transpose(1, 2)  # (B, width, W)
+        for block in self.blocks:
+            hidden = block(hidden)
+        values = self.out(hidden.transpose(1, 2))  # (B, W, outputs)
+        return values.flatten(1) if self.per_frame else values.mean(1)
+
+
+class ResidualBlock(nn.Module):
+    """h + B silu(A silu(h)); starts as the identity."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(width, width)
+        self.outer = zero_linear(width)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        silu = nn.functional.silu
+        return hidden + self.outer(silu(self.inner(silu(hidden))))
+
+
+class ConditionedBlock(nn.Module):
+    """A residual block whose hidden layer also sees where the trunk started: condition, x and level."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(2 * width, width)
+        self.outer = zero_linear(width)
+
+    def forward(self, hidden: Tensor, start: Tensor) -> Tensor:
+        silu = nn.functional.silu
+        return hidden + self.outer(silu(self.inner(silu(torch.cat([hidden, start], dim=-1)))))
+
+
+class TemporalBlock(nn.Module):
+    """h + B silu(conv(silu(h))) along time; starts as the identity."""
+
+    def __init__(self, width: int, dilation: int) -> None:
+        super().__init__()
+        self.inner = nn.Conv1d(width, width, KERNEL, padding=dilation, dilation=dilation)
+        self.outer = nn.Conv1d(width, width, 1)
+        nn.init.zeros_(self.outer.weight)
+        nn.init.zeros_(self.outer.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        silu = nn.functional.silu
+        return hidden + self.outer(silu(self.inner(silu(hidden))))
+
+
+class LevelEmbedding(nn.Module):
+    """Sines and cosines of a level (B,), such as log sigma, to (B, width)."""
+
+    frequencies: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        frequencies = torch.logspace(math.log10(0.25), math.log10(4.0), LEVEL_FEATURES // 2)
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.mix = nn.Sequential(
+            nn.Linear(LEVEL_FEATURES + 1, width), nn.SiLU(), nn.Linear(width, width, bias=False)
+        )
+
+    def forward(self, level: Tensor) -> Tensor:
+        angles = level[:, None] * self.frequencies
+        return self.mix(torch.cat([level[:, None], angles.sin(), angles.cos()], dim=-1))
 
 
 class MLP(nn.Module):
@@ -14,6 +205,43 @@ class MLP(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         return self.rest(self.first(values))
+
+
+NETWORKS: dict[str, type] = {"mlp": WindowMLP, "residual": ResidualMLP, "temporal": TemporalNetwork}
+
+
+def add_inputs(
+    encoded: Tensor,
+    read_x: nn.Module | None,
+    x: Tensor | None,
+    read_level: nn.Module | None,
+    level: Tensor | None,
+) -> Tensor:
+    """The first hidden layer (B, width): condition, x and level, each through its own weights."""
+    hidden = encoded
+    if read_x is not None and x is not None:
+        hidden = hidden + read_x(x)
+    if read_level is not None and level is not None:
+        hidden = hidden + read_level(level)
+    return hidden
+
+
+def rescale_split_input(condition: nn.Linear, x: nn.Linear | None) -> None:
+    """Initial weights of two layers that add up, as if they were one layer of all inputs."""
+    if x is not None:
+        inputs = condition.in_features + x.in_features
+        with torch.no_grad():
+            condition.weight *= math.sqrt(condition.in_features / inputs)
+            condition.bias *= math.sqrt(condition.in_features / inputs)
+            x.weight *= math.sqrt(x.in_features / inputs)
+
+
+def zero_linear(width: int) -> nn.Linear:
+    """A square linear layer that starts at zero."""
+    layer = nn.Linear(width, width)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 def parameter_count(module: nn.Module) -> int:

@@ -1,12 +1,13 @@
 """The literature's settings, without the defects of its code."""
 
-import dataclasses
+from typing import Any
 
+from ebm_traj.core.contrastive import ContrastiveConfig
 from ebm_traj.core.langevin import LangevinConfig
-from ebm_traj.core.objectives import ContrastiveConfig
 from ebm_traj.core.trainer import TrainerConfig
 from ebm_traj.trajectory.ebm import EBMConfig
 from ebm_traj.trajectory.fc import FCConfig
+from ebm_traj.trajectory.files import MODELS
 from ebm_traj.trajectory.model import NetworkConfig
 
 PAPER_ITERATIONS = 166_000
@@ -24,6 +25,7 @@ def paper_ebm() -> EBMConfig:
     """
     return EBMConfig(
         network=PAPER_NETWORK,
+        training="contrastive",
         contrastive=ContrastiveConfig(
             batch_size=PAPER_BATCH,
             langevin=LangevinConfig(steps=20, step_size=1.0, noise=0.001),
@@ -42,8 +44,20 @@ def paper_fc() -> FCConfig:
     return FCConfig(network=PAPER_NETWORK, batch_size=PAPER_BATCH)
 
 
-def paper_trainer(base: TrainerConfig) -> TrainerConfig:
-    """Adam(0, 0.999) at 1e-3 after 300 iterations of warm-up; everything else as in `base`."""
-    return dataclasses.replace(
-        base, learning_rate=1e-3, warmup=300, final_learning_rate=1.0, betas=(0.0, 0.999), ema_decay=0.0
+def paper_trainer() -> TrainerConfig:
+    """Adam(0, 0.999) at 1e-3 after 300 iterations of warm-up, 166,000 iterations, no averaged weights."""
+    return TrainerConfig(
+        iterations=PAPER_ITERATIONS,
+        learning_rate=1e-3,
+        warmup=300,
+        final_learning_rate=1.0,
+        betas=(0.0, 0.999),
+        ema_decay=0.0,
     )
+
+
+CONFIGS: dict[str, Any] = {kind: model.config_class() for kind, model in MODELS.items()}
+"""The default settings of each kind of model."""
+
+PAPER_CONFIGS: dict[str, Any] = {"ebm": paper_ebm(), "fc": paper_fc()}
+"""Those of the literature."""

@@ -69,7 +69,7 @@ def rollout(
         for t in range(steps):
             if t % replan_every == 0:
                 began = time.perf_counter()
-                plan = _plan(model, log.context(), log.last_action(), futures, horizon, wishes, generator)
+                plan = _plan(model, log.context(), log.past_actions(), futures, horizon, wishes, generator)
                 log.planned(t, *plan, milliseconds=1000 * (time.perf_counter() - began))
                 sampled, actions, _, best = plan
             ahead = t % replan_every
@@ -96,28 +96,32 @@ def rollout(
 def _plan(
     model: TrajectoryModel,
     context: Tensor,
-    last_action: Tensor,
+    past_actions: Tensor,
     count: int,
     horizon: int,
     wishes: Mapping[str, FutureEnergy],
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor | None, Tensor, int]:
-    """Futures (M, H, D), the actions (M, H, A) they were sampled under, energies (M,), the best one."""
+    """Futures (M, H, D), the actions (M, H, A) that go with them, energies (M,), the best one."""
     actions = None
-    if model.conditioning == "actions":
-        actions = smooth_actions(model, last_action, count, horizon, generator)
-    batch_actions = None if actions is None else actions[None]
-    sampled = model.sample(context, horizon, count, actions=batch_actions, generator=generator)
+    seen = {"past_actions": past_actions} if model.action_history else {}
+    if model.conditioning == "joint":
+        sampled, actions = model.sample_with_actions(context, horizon, count, generator=generator, **seen)
+    elif model.conditioning == "actions":
+        actions = smooth_actions(model, past_actions[0, -1], count, horizon, generator)[None]
+        sampled = model.sample(context, horizon, count, actions=actions, generator=generator, **seen)
+    else:
+        sampled = model.sample(context, horizon, count, generator=generator)
     total = torch.zeros(count, device=sampled.device)
     if model.has_energy and horizon >= model.window_frames:
         with torch.no_grad():
-            total = model.path_energy(context, sampled, batch_actions)[0]
+            total = model.path_energy(context, sampled, actions, **seen)[0]
     for name, wish in wishes.items():
         value = wish(sampled[0])
         if value.shape != (count,):
             raise InputError(f"energy '{name}': gave shape {tuple(value.shape)}; accepted is ({count},)")
         total = total + value
-    return sampled[0], actions, total, int(total.argmin())
+    return sampled[0], None if actions is None else actions[0], total, int(total.argmin())
 
 
 def smooth_actions(
@@ -153,7 +157,7 @@ def check_fit(env: Any, model: TrajectoryModel) -> None:
     if model.conditioning == "states" and not model.card.get("inverse_iterations"):
         raise InputError(
             "model: it predicts states and was trained without inverse dynamics, so it cannot act; "
-            "train it with --inverse-iterations above 0, or with --actions"
+            "train it with --inverse-iterations above 0, or with --conditioning joint or actions"
         )
     if not isinstance(env.action_space, spaces.Box) or len(env.action_space.shape) != 1:
         raise InputError(f"env: action space {env.action_space}; accepted is a Box of one dimension")
@@ -228,11 +232,11 @@ class _Log:
         frames = [self.observed[0]] * (length - len(self.observed)) + self.observed[-length:]
         return torch.from_numpy(self.model.spec.align(np.stack(frames)))[None].to(self.model.device)
 
-    def last_action(self) -> Tensor:
-        """(A,) the action before; at the start the centre of the box."""
-        if not self.done:
-            return self.model.action_centre
-        return torch.from_numpy(self.done[-1][0]).to(self.model.device, torch.float32)
+    def past_actions(self) -> Tensor:
+        """(1, K or 1, A) the last actions; before there are so many, the centre of the box."""
+        length = max(1, self.model.action_history)
+        done = [torch.from_numpy(row[0]).to(self.model.device, torch.float32) for row in self.done[-length:]]
+        return torch.stack([self.model.action_centre] * (length - len(done)) + done)[None]
 
     def result(self) -> Rollout:
         actions, rewards, success, step_ms = zip(*self.done, strict=True)

@@ -143,10 +143,11 @@ def _batches(model: TrajectoryModel, windows: Windows, rows: int):
     def batch(iteration: int, generator: torch.Generator) -> Batch:
         frames, actions = windows.draw(rows, iteration, generator)
         context, future = frames[:, :past], frames[:, past:]
-        taken = actions[:, past - 1 : past - 1 + width] if model.conditioning == "actions" else None
-        condition = model.condition(context, taken)
+        taken = None if model.conditioning == "states" else actions[:, past - 1 : past - 1 + width]
+        before = actions[:, past - 1 - model.action_history : past - 1] if model.action_history else None
+        condition = model.condition(context, taken, before)
         condition["context"] += noise * torch.empty_like(condition["context"]).normal_(generator=generator)
-        return Batch(model.codec.encode(context, future), condition)
+        return Batch(model.encode(context, future, taken), condition)
 
     return batch
 

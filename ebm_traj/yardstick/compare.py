@@ -21,8 +21,11 @@ from ebm_traj.errors import InputError
 from ebm_traj.spec import StateSpec
 from ebm_traj.yardstick import scores
 from ebm_traj.yardstick.baselines import Persistence
+from ebm_traj.yardstick.intervals import RESAMPLES
 from ebm_traj.yardstick.judge import EpisodeSet, Judge
+from ebm_traj.yardstick.ranks import RESOLUTION
 from ebm_traj.yardstick.table import Comparison, Drawn
+from ebm_traj.yardstick.validity import Validity, state_measure
 
 Array = NDArray[np.float32]
 
@@ -101,10 +104,21 @@ def episode_set(recording: Recording, context: int, horizon: int, rollouts: int 
     other, _ = _windows(recording, np.concatenate([test[n:], spare])[:n], frames)
     return EpisodeSet(
         contexts=states[:, :context],
+        past=actions[:, : context - 1],
         truth=states[:, context:],
         actions=actions[:, context - 1 : context - 1 + horizon],
         other=other[:, context - 1 :],
     )
+
+
+def past_actions(recording: Recording, branches: Branches, context: int) -> Array:
+    """The actions (B, C - 1, A) between the last C frames of each context of the branches."""
+    if context == 1:
+        return np.zeros((len(branches.t), 0, recording.action_size), dtype=np.float32)
+    order = np.argsort(recording.episode)
+    rows = order[np.searchsorted(recording.episode, branches.episode, sorter=order)]
+    starts = recording.offsets[rows] + branches.t - (context - 1)
+    return recording.read_windows(starts, context)[1][:, : context - 1]
 
 
 class Sampler:
@@ -115,32 +129,38 @@ class Sampler:
         self.generator = torch.Generator(device=device).manual_seed(seed)
 
     @torch.no_grad()
-    def __call__(self, contexts: Array, horizon: int, futures: int, actions: Array) -> Array:
-        """Contexts (B, C, D) and actions (B, 1 | M, H, A) -> (B, M, H, D)."""
+    def __call__(self, contexts: Array, past: Array, horizon: int, futures: int, actions: Array) -> Array:
+        """Contexts (B, C, D), the actions (B, C - 1, A) between their frames, and those (B, 1 | M, H, A) to
+        come -> (B, M, H, D)."""
         step = max(1, FUTURES_AT_ONCE // futures)
         pieces = []
         for first in range(0, len(contexts), step):
             part = slice(first, first + step)
-            pieces.append(self._sample(contexts[part], horizon, futures, actions[part]))
+            pieces.append(self._sample(contexts[part], past[part], horizon, futures, actions[part]))
             self.advance(len(pieces[-1]) * futures)
         return np.concatenate(pieces)
 
-    def _sample(self, contexts: Array, horizon: int, futures: int, actions: Array) -> Array:
-        context = torch.as_tensor(contexts[:, -self.model.context_frames :], dtype=torch.float32)
-        given = None
+    def _sample(self, contexts: Array, past: Array, horizon: int, futures: int, actions: Array) -> Array:
+        def tensor(array: Array) -> torch.Tensor:
+            return torch.as_tensor(array, dtype=torch.float32).to(self.device)
+
+        told: dict[str, Any] = {"actions": None}
         if self.model.conditioning == "actions":
-            given = torch.as_tensor(actions, dtype=torch.float32).to(self.device)
-        drawn = self.model.sample(
-            context.to(self.device), horizon, futures, actions=given, generator=self.generator
-        )
+            told["actions"] = tensor(actions)
+        if getattr(self.model, "action_history", 0):
+            told["past_actions"] = tensor(past)
+        context = tensor(contexts[:, -self.model.context_frames :])
+        drawn = self.model.sample(context, horizon, futures, generator=self.generator, **told)
         return drawn.float().cpu().numpy()
 
-    def seconds(self, contexts: Array, horizon: int, futures: int, actions: Array, repeats: int) -> float:
+    def seconds(
+        self, contexts: Array, past: Array, horizon: int, futures: int, actions: Array, repeats: int
+    ) -> float:
         """Median seconds of a call, results on the host, after one warm call."""
         times = []
         for _ in range(repeats + 1):
             start = time.perf_counter()
-            self._sample(contexts, horizon, futures, actions)
+            self._sample(contexts, past, horizon, futures, actions)
             times.append(time.perf_counter() - start)
         return float(np.median(times[1:]))
 
@@ -166,6 +186,10 @@ def compare(
     the scales of the first model, its training split's. Action-conditional models are given the actions
     that were taken: one future for each branch under the branch's own actions.
 
+    On branches every score has a 95 % interval by bootstrap over contexts, and each model's energy score its
+    difference to the first energy model's, see `intervals`. Environments of this package also say which
+    sampled states could not be, see `validity`; without them or MuJoCo that column is left out.
+
     Raises InputError, before any sampling, for models that do not fit the recording, for too few or too
     short test episodes, and for action-conditional models with branches that hold no actions.
     """
@@ -177,15 +201,19 @@ def compare(
     if branches is None:
         count = min(contexts, len(episodes.truth))
         present, true_futures = episodes.contexts[:count], episodes.truth[:count, None]
+        past = episodes.past[:count]
         taken = simulator_actions = episodes.actions[:count, None]
     else:
         _check_branches(recording, branches, context_frames(models))
         present, true_futures = branches.contexts, branches.futures
+        past = past_actions(recording, branches, context_frames(models))
         futures = branches.futures.shape[1] // 2
         taken = branches.actions
         simulator_actions = taken[:, 1::2]
 
-    judge = Judge(spec, episodes, branches)
+    measure = state_measure(recording.env_id, recording.env_kwargs, recording.spec)
+    validity = None if isinstance(measure, str) else Validity(measure, episodes.truth, seed)
+    judge = Judge(spec, episodes, branches, validity=validity, seed=seed)
     pick = _lively(spec, present, true_futures)
     future_steps = int(true_futures.shape[2])
     rows = [] if branches is None else [judge.simulator_row()]
@@ -195,10 +223,10 @@ def compare(
         for name, model in named.items():
             bar.set_description(name)
             sampler = Sampler(model, seed, device, bar.update)
-            single = sampler(episodes.contexts, steps, 1, episodes.actions[:, None])[:, 0]
-            many = sampler(present, future_steps, futures, simulator_actions)
-            drawn_actions = taken[pick : pick + 1, :1]
-            fan = sampler(present[pick : pick + 1], future_steps, FAN_FUTURES, drawn_actions)[0]
+            single = sampler(episodes.contexts, episodes.past, steps, 1, episodes.actions[:, None])[:, 0]
+            many = sampler(present, past, future_steps, futures, simulator_actions)
+            one = slice(pick, pick + 1)
+            fan = sampler(present[one], past[one], future_steps, FAN_FUTURES, taken[one, :1])[0]
             row = judge.row(
                 name,
                 model.kind,
@@ -215,7 +243,7 @@ def compare(
 
     lively = "its branches spread" if branches is not None else "its recorded future moves"
     speed_steps = min(SPEED_STEPS, steps)
-    return Comparison(
+    comparison = Comparison(
         rows=rows,
         floor=judge.floor(),
         n=len(episodes.truth),
@@ -226,6 +254,9 @@ def compare(
             "futures": futures,
             "branch_steps": future_steps if branches is not None else None,
             "context_frames": context_frames(models),
+            "intervals": None if branches is None else f"95 %, {RESAMPLES} bootstrap resamples of contexts",
+            "rank_resolution": None if branches is None else f"{RESOLUTION} of a one-step change",
+            "validity": f"none ({measure})" if validity is None else f"{len(validity.pick)} frames of a row",
             "scales": f"training split of '{next(iter(models))}'",
             "speed_steps": speed_steps,
             "speed": f"{SPEED_BATCH} contexts x 1 future of {speed_steps} steps in one call, on {device}",
@@ -242,6 +273,8 @@ def compare(
             reason=f"{lively} more than those of nine in ten test contexts",
         ),
     )
+    judge.add_differences(comparison.rows, comparison.energy_row)
+    return comparison
 
 
 def _check_branches(recording: Recording, branches: Branches, frames: int) -> None:
@@ -270,6 +303,7 @@ def _speed(sampler: Sampler, episodes: EpisodeSet) -> dict[str, float]:
     rows = np.arange(SPEED_BATCH) % len(episodes.contexts)
     steps = min(SPEED_STEPS, episodes.actions.shape[1])  # a short recording has no actions for more
     actions = episodes.actions[rows, None, :steps]
-    batch = sampler.seconds(episodes.contexts[rows], steps, 1, actions, repeats=3)
-    plan = sampler.seconds(episodes.contexts[:1], steps, PLAN_FUTURES, actions[:1], repeats=5)
+    past = episodes.past[rows]
+    batch = sampler.seconds(episodes.contexts[rows], past, steps, 1, actions, repeats=3)
+    plan = sampler.seconds(episodes.contexts[:1], past[:1], steps, PLAN_FUTURES, actions[:1], repeats=5)
     return {"futures_per_s": SPEED_BATCH / batch, "plan_ms": 1e3 * plan}

@@ -16,6 +16,7 @@ from ebm_traj.yardstick.theme import Theme, colours
 PANELS = 8
 FAN_LINES = 64
 BAND = (5, 95)  # percentiles of the branches
+MOST_OF_FLAT = 4.0  # height of a rank histogram in flat ones; a collapsed model's goes to the number of bins
 
 
 def _line(ax: Axes, comparison: Comparison, row: Row, values: list[float], theme: Theme) -> None:
@@ -46,6 +47,11 @@ def _legend(figure: Figure, ax: Axes, narrow: bool, extra: list[Any] | None = No
 
 def _log_axis(axis: Any, few: bool = False) -> None:
     low, high = sorted(axis.get_view_interval())
+    if high < 1.5 * low:  # nearly linear, and too few round numbers on a logarithmic one
+        axis.set_major_locator(MaxNLocator(5))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
+        return
     subs = (1.0, 2.0, 5.0) if high > (8 if few else 20) * low else (1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 7.0)
     axis.set_major_locator(LogLocator(subs=subs, numticks=12))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -71,27 +77,83 @@ def fd_over_time(comparison: Comparison, theme: Theme, narrow: bool) -> Figure:
     return figure
 
 
+def _band(ax: Axes, comparison: Comparison, row: Row, key: str, theme: Theme) -> None:
+    """The 95 % interval of a curve, behind it."""
+    if key in row.bands:
+        low, high = (np.array(row.bands[key][end], dtype=np.float64) for end in ("low", "high"))
+        steps = np.arange(1, len(low) + 1)
+        ax.fill_between(
+            steps, low, high, color=colours(comparison, theme)[row.name], alpha=0.2, linewidth=0, zorder=2
+        )
+
+
 def prediction(comparison: Comparison, theme: Theme, narrow: bool) -> Figure:
-    """Energy score and diversity against true branches at each predicted step."""
-    figure = Figure(figsize=(4.3, 6.4) if narrow else (9.2, 3.7), layout="constrained")
-    axes = figure.subplots(2, 1) if narrow else figure.subplots(1, 2)
-    for ax, key, title in zip(
-        axes,
-        ("energy_score", "diversity"),
-        ("Energy score / simulator's", "Diversity / simulator's"),
-        strict=True,
-    ):
+    """Energy score, also of the object's pose, and diversity at each predicted step, with intervals."""
+    panels = [("energy_score", "Energy score / simulator's"), ("diversity", "Diversity / simulator's")]
+    if comparison.has_object:
+        panels.insert(1, ("energy_score_object", "The same, object's pose"))
+    count = len(panels)
+    figure = Figure(figsize=(4.3, 3.2 * count) if narrow else (9.2, 3.7), layout="constrained")
+    axes = figure.subplots(count, 1) if narrow else figure.subplots(1, count)
+    for ax, (key, title) in zip(axes, panels, strict=True):
         for row in comparison.rows:
             if row.kind != "simulator":
                 _line(ax, comparison, row, row.curves[key], theme)
+                _band(ax, comparison, row, key, theme)
         ax.axhline(1, color=theme.ink, linewidth=1.4, linestyle=(0, (5, 2)))
         ax.set(xlabel="predicted step", title=title)
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         ax.margins(x=0)
-    axes[0].set_yscale("log")
-    _log_axis(axes[0].yaxis)
+    for ax, (key, _) in zip(axes[:-1], panels, strict=False):
+        ax.set_yscale("log")
+        values = np.concatenate([row.curves[key] for row in comparison.models])
+        finite = values[np.isfinite(values)]
+        if len(finite):  # rows that learn nothing may leave the picture, which they would flatten
+            ax.set_ylim(top=min(ax.get_ylim()[1], 1.25 * finite.max()))
+        _log_axis(ax.yaxis)
     # shuffled truth is far too diverse at first and would flatten all else
-    axes[1].set_ylim(-0.05, min(axes[1].get_ylim()[1], 2.0))
+    axes[-1].set_ylim(-0.05, min(axes[-1].get_ylim()[1], 2.0))
+    _legend(figure, axes[0], narrow)
+    return figure
+
+
+def rank_histograms(comparison: Comparison, theme: Theme, narrow: bool) -> Figure:
+    """How often truth has each rank among a model's futures at each horizon, and where a perfect model is.
+
+    Shares are over those of a flat histogram; far too high ones leave the picture.
+    """
+    interval = comparison.floor["ranks"]
+    count = len(interval)
+    columns = 2 if narrow else count
+    lines = -(-count // columns)
+    size = (4.3, 1.9 * lines + 0.9) if narrow else (9.2, 3.0)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for ax, (step, ends) in zip(axes, interval.items(), strict=False):
+        bins = len(ends["low"])
+        edges = np.linspace(0, 1, bins + 1)
+        low, high = (bins * np.array([*ends[end], ends[end][-1]]) for end in ("low", "high"))
+        ax.fill_between(edges, low, high, step="post", color=theme.muted, alpha=0.3, linewidth=0)
+        ax.plot([], [], color=theme.muted, alpha=0.3, linewidth=7, label="perfect, 95 %")
+        ax.axhline(1, color=theme.ink, linewidth=1.2, linestyle=(0, (5, 2)))
+        for row in comparison.models:
+            shares = bins * np.array(row.scores["ranks"]["at"][step]["histogram"], dtype=np.float64)
+            front = row in (comparison.energy_row, comparison.baseline_row)
+            ax.plot(
+                *(edges, [*shares, shares[-1]]),
+                drawstyle="steps-post",
+                color=colours(comparison, theme)[row.name],
+                linewidth=2.2 if front else 1.4,
+                label=row.name,
+                zorder=4 if front else 3,
+            )
+        ax.set_title(f"step {step}")
+        ax.set_xticks([0, 0.5, 1], ["", "", ""])
+        ax.margins(x=0)
+    for ax in axes[count:]:
+        ax.set_visible(False)
+    figure.supxlabel("truth inside the futures  ←  rank  →  outside", color=theme.muted, fontsize=9.5)
+    axes[0].set_ylim(0, max(min(axes[0].get_ylim()[1], MOST_OF_FLAT), 2.0))
     _legend(figure, axes[0], narrow)
     return figure
 

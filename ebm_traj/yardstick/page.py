@@ -3,17 +3,17 @@
 import html
 from typing import Any
 
-from ebm_traj.yardstick.table import (
+from ebm_traj.yardstick.columns import (
     Column,
-    Comparison,
-    Row,
     cells,
     columns,
     cost_columns,
-    finite,
+    filled,
+    more_columns,
     number,
     seconds,
 )
+from ebm_traj.yardstick.table import Comparison, Row, finite
 from ebm_traj.yardstick.theme import DARK, LIGHT, colours
 
 
@@ -97,6 +97,29 @@ def score_table(comparison: Comparison) -> str:
     return _table(comparison, comparison.rows, columns(comparison))
 
 
+def more_tables(comparison: Comparison) -> str:
+    """The tables of the other columns, each with its title, and what they mean."""
+    found = []
+    for title, heads in more_columns(comparison).items():
+        name = html.escape(title, quote=True)
+        table = _table(comparison, filled(comparison.rows, heads), heads)
+        found.append(
+            f'<h3>{name}</h3>\n<div class="scroll" role="region" aria-label="{name}" tabindex="0">'
+            f"\n{table}\n</div>"
+        )
+    if comparison.has_branches:
+        front = _named(comparison, comparison.energy_row)
+        found.append(
+            '<p class="read"><strong>Δ</strong> is a row\'s energy score less that of '
+            f"{front}, both over the simulator's: above 0 the row is behind. The interval is of the "
+            "difference itself, moment by moment, so that ± less than the number tells the two apart. "
+            "<strong>minADE</strong> is the distance of the nearest of a moment's futures to what the "
+            "simulator did, over the simulator's own. It is no goal: it does not ask for the right "
+            "distribution, and a model that hardly moves can win it.</p>"
+        )
+    return "\n".join(found)
+
+
 def cost_table(comparison: Comparison) -> str:
     """The table of speed and budgets, models only."""
     return _table(comparison, comparison.models, cost_columns(comparison))
@@ -110,11 +133,16 @@ def _table(comparison: Comparison, rows: list[Row], heads: list[Column]) -> str:
     body = ""
     for row, texts in zip(rows, cells(rows, heads), strict=True):
         marks = (' class="best"' if row is winner else "" for winner in best)
-        values = "".join(f"<td{m}>{html.escape(text)}</td>" for m, text in zip(marks, texts, strict=True))
+        values = "".join(f"<td{m}>{_cell(text)}</td>" for m, text in zip(marks, texts, strict=True))
         dot = f'<span class="dot" {_shades(comparison, row)}></span>'
         body += f'<tr><th scope="row">{dot}{html.escape(row.name)}</th>{values}</tr>\n'
     first = '<th scope="col">Row</th>'
     return f"<table><thead><tr>{first}{head}</tr></thead>\n<tbody>{body}</tbody></table>"
+
+
+def _cell(text: str) -> str:
+    value, sign, margin = html.escape(text).partition(" ±")
+    return f"{value} <small>±{margin}</small>" if sign else value
 
 
 def score_notes(comparison: Comparison) -> str:
@@ -124,12 +152,16 @@ def score_notes(comparison: Comparison) -> str:
         "FD": "Fréchet distance between the cloud of predicted states and the cloud of true ones, a mean "
         "over steps. Its floor is truth against as many other true episodes. It asks nothing of a single "
         "prediction: shuffled truth sits on the floor by construction.",
-        "FD of Δk": f"The same for the change over k = {steps} steps, the first of them from the present.",
+        "FD of Δk": f"The same for the change over k = {steps} steps, the first of them from the present "
+        "(in the tables below).",
     }
     if comparison.has_branches:
         notes |= {
             "ES": "Energy score of the futures of a moment against what the simulator does from there, over "
-            "the simulator's own score. A proper score: in expectation nothing is below 1.00.",
+            "the simulator's own score. A proper score: in expectation nothing is below 1.00. Pose ES is "
+            "that of the object's pose alone.",
+            "±": "Half the 95 % confidence interval, by bootstrap over the moments, the same resamples for "
+            "every row.",
             "Diversity": "Mean distance of two futures of a moment over the simulator's; 0 is collapse.",
             "simulator": "One half of the simulator's runs judged by the other half: what a perfect model "
             "scores.",
@@ -137,6 +169,18 @@ def score_notes(comparison: Comparison) -> str:
     else:
         notes["Spread"] = "Mean distance of two futures of a moment, in standard deviations; 0 is collapse."
     notes["Motion"] = "Mean change in a step over the truth's; 0 is frozen."
+    if comparison.has_branches:
+        notes["Ranks"] = (
+            "Flatness of the rank histograms: the largest deviation at any step over that which 95 in 100 "
+            "perfect models stay within; up to 1 is inside. Flat alone is not good: shuffled truth is, "
+            "because it claims to know nothing and knows nothing."
+        )
+    if comparison.floor["validity"] is not None:
+        notes["Invalid"] = (
+            "Predicted states that could hardly be: a joint beyond its range or a quaternion off unit norm "
+            "more than in 99.9 % of true states, or the object deeper in the hand than in 99 % of them. "
+            "Truth's own share, of other episodes, stands in the heading."
+        )
     told = [row.name for row in comparison.models if row.conditioning == "actions"]
     if told:
         notes["Told the actions"] = (
@@ -200,8 +244,20 @@ def readings(comparison: Comparison) -> dict[str, tuple[str, str, str]]:
             f"From each of {comparison.settings['contexts']} test moments the simulator was re-run with "
             "fresh noise. <strong>Energy score</strong>, over that of the simulator's own runs: lower is "
             "better, and 1, the dashed line, is perfect. <strong>Diversity</strong>, the distance between "
-            "futures over that between the simulator's: 1 is right, less is too narrow, more too wide.",
-            "Energy score ratio and diversity ratio at each predicted step for every row",
+            "futures over that between the simulator's: 1 is right, less is too narrow, more too wide. Bands "
+            "are 95 % confidence intervals.",
+            "Energy score ratio, also of the object's pose, and diversity ratio at each predicted step for "
+            "every row",
+        ),
+        "ranks": (
+            "Is the truth one of its futures?",
+            "What the simulator did is ranked among the futures of its moment by the mean distance to all "
+            "the others. Were it one of them, every rank would be as frequent, on the dashed line and within "
+            "the band, where 95 in 100 perfect models lie at all bins and steps at once. High on the left: "
+            "the truth is too far inside, the futures are too wide. High on the right: it is outside, the "
+            "futures are too narrow or somewhere else. Differences much below a tenth of an ordinary step "
+            "are not seen: both sides are blurred by so much.",
+            "Rank histograms of every model at each horizon with the interval of a perfect model",
         ),
         "movement": (
             "Does it move as the truth does?",
@@ -212,5 +268,5 @@ def readings(comparison: Comparison) -> dict[str, tuple[str, str, str]]:
         ),
     }
     if not comparison.has_branches:
-        del found["prediction"]
+        del found["prediction"], found["ranks"]
     return found

@@ -74,6 +74,7 @@ def draw_figures(comparison: Comparison) -> Iterator[Figure | str]:
     chosen = [("fans", figures.fans, "webp"), ("fd", figures.fd_over_time, "svg")]
     if comparison.has_branches:
         chosen.append(("prediction", figures.prediction, "svg"))
+        chosen.append(("ranks", figures.rank_histograms, "svg"))
     chosen.append(("movement", figures.movement, "svg"))
     film = make_film(comparison)
     if isinstance(film, str):
@@ -104,6 +105,7 @@ def render_page(comparison: Comparison, drawn: list[Figure], missing: str, comma
         lead=words.lead(comparison),
         scores=words.score_table(comparison),
         score_notes=words.score_notes(comparison),
+        more=words.more_tables(comparison),
         costs=words.cost_table(comparison),
         cost_notes=words.cost_notes(comparison),
         sections="\n".join(sections),

@@ -5,6 +5,9 @@ predicted dimensions (`normalise`); everything is computed in float64. A rollout
 the scores it enters infinite or NaN, never wrong.
 """
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
@@ -15,7 +18,10 @@ Array = NDArray[np.float64]
 
 DISPLACEMENT_STEPS = (1, 5, 25)
 ENERGY_SCORE_STEPS = (1, 5, 20, 50, 96)
+FIRST_STEPS = 25  # the near future, averaged by itself
+OBJECT = "object"  # names of the dimensions of an object's pose begin with it
 ROWS_AT_ONCE = 4096  # (context, step) pairs whose distance matrices are in memory together
+STEPS_AT_ONCE = 8  # steps whose rollouts are centred together; bounds memory
 
 
 def normalise(states: ArrayLike, spec: StateSpec) -> Array:
@@ -57,12 +63,22 @@ def gaussian_frechet_distance(
     return np.where(finite, np.maximum(distance, 0), np.inf)
 
 
-def _moments(samples: Array) -> tuple[Array, Array]:
-    """Mean (H, D) and covariance (H, D, D) over the N rollouts of (N, H, D)."""
+def _moments(samples: NDArray[Any], lag: int = 0, scale: ArrayLike = 1.0) -> tuple[Array, Array]:
+    """Mean (H, D) and covariance (H, D, D) over the N rollouts of (N, H, D), a few steps at a time.
+
+    With a `lag`, those of the displacement over so many steps, (N, H - lag, D), divided by `scale` (D,).
+    """
+    means, covariances = [], []
     with np.errstate(invalid="ignore", over="ignore"):
-        mean = samples.mean(0)
-        centred = np.swapaxes(samples - mean, 0, 1)  # (H, N, D)
-        return mean, np.swapaxes(centred, 1, 2) @ centred / (len(samples) - 1)
+        for first in range(lag, samples.shape[1], STEPS_AT_ONCE):
+            block = np.asarray(samples[:, first : first + STEPS_AT_ONCE], dtype=np.float64)
+            if lag:
+                block = (block - samples[:, first - lag : first - lag + block.shape[1]]) / scale
+            mean = block.mean(0)
+            centred = np.ascontiguousarray(np.swapaxes(block - mean, 0, 1))  # (steps, N, D)
+            means.append(mean)
+            covariances.append(np.swapaxes(centred, 1, 2) @ centred / (len(samples) - 1))
+    return np.concatenate(means), np.concatenate(covariances)
 
 
 def frechet_curve(rollouts: ArrayLike, truth: ArrayLike) -> Array:
@@ -72,9 +88,7 @@ def frechet_curve(rollouts: ArrayLike, truth: ArrayLike) -> Array:
     It compares two clouds of states and asks nothing of a single prediction: truth in another order, or a
     frozen frame, may score well. It is biased upwards for small N, so read it beside the floor.
     """
-    return gaussian_frechet_distance(
-        *_moments(np.asarray(rollouts, dtype=np.float64)), *_moments(np.asarray(truth, dtype=np.float64))
-    )
+    return gaussian_frechet_distance(*_moments(np.asarray(rollouts)), *_moments(np.asarray(truth)))
 
 
 def displacements(trajectories: ArrayLike, k: int) -> Array:
@@ -111,22 +125,25 @@ def displacement_frechet(rollouts: ArrayLike, truth: ArrayLike, scales: dict[int
     Both (N, T, D) begin with the last context frame, so that the step from the known to the predicted counts:
     a plausible future of another present does not pass.
     """
+    sides = [np.asarray(rollouts), np.asarray(truth)]
     return {
-        k: float(frechet_curve(displacements(rollouts, k) / s, displacements(truth, k) / s).mean())
-        for k, s in scales.items()
+        k: float(
+            gaussian_frechet_distance(*_moments(sides[0], k, scale), *_moments(sides[1], k, scale)).mean()
+        )
+        for k, scale in scales.items()
     }
 
 
-def _sum_of_distances(a: ArrayLike, b: ArrayLike) -> Array:
-    """Sum over all m, k of |a_m - b_k| for (B, M, H, D) and (B, K, H, D) -> (B, H)."""
-    # (B * H, M, D): one small distance matrix for each context and step
+def _distances(a: ArrayLike, b: ArrayLike) -> Iterator[Array]:
+    """|a_m - b_k|, (B', H, M, K) for some contexts at a time, of (B, M, H, D) and (B, K, H, D)."""
     left = torch.as_tensor(np.asarray(a, dtype=np.float64)).transpose(1, 2)
     right = torch.as_tensor(np.asarray(b, dtype=np.float64)).transpose(1, 2)
-    blocks = zip(left.flatten(0, 1).split(ROWS_AT_ONCE), right.flatten(0, 1).split(ROWS_AT_ONCE), strict=True)
-    # without matrix products: equal futures have distance 0 to the last bit
-    mode = "donot_use_mm_for_euclid_dist"
-    sums = [torch.cdist(x, y, compute_mode=mode).sum((1, 2)) for x, y in blocks]
-    return torch.cat(sums).view(left.shape[:2]).numpy()
+    contexts = max(1, ROWS_AT_ONCE // left.shape[1])
+    for x, y in zip(left.split(contexts), right.split(contexts), strict=True):
+        # one small distance matrix for each context and step; without matrix products, so that equal
+        # futures have distance 0 to the last bit
+        mode = "donot_use_mm_for_euclid_dist"
+        yield torch.cdist(x.contiguous(), y.contiguous(), compute_mode=mode).numpy()
 
 
 def spread(futures: ArrayLike) -> Array:
@@ -134,7 +151,8 @@ def spread(futures: ArrayLike) -> Array:
     size = np.shape(futures)[1]
     if size < 2:
         return np.zeros((np.shape(futures)[0], np.shape(futures)[2]))
-    return _sum_of_distances(futures, futures) / (size * (size - 1))
+    sums = [block.sum((2, 3)) for block in _distances(futures, futures)]
+    return np.concatenate(sums) / (size * (size - 1))
 
 
 def energy_score(futures: ArrayLike, branches: ArrayLike) -> Array:
@@ -144,8 +162,34 @@ def energy_score(futures: ArrayLike, branches: ArrayLike) -> Array:
     no futures have a lower expectation than the branches' own distribution. Pairs of a future with itself
     are left out, so that its expectation does not depend on M.
     """
-    pairs = np.shape(futures)[1] * np.shape(branches)[1]
-    return _sum_of_distances(futures, branches) / pairs - spread(futures) / 2
+    return distances_to_branches(futures, branches)[0] - spread(futures) / 2
+
+
+def distances_to_branches(futures: ArrayLike, branches: ArrayLike) -> tuple[Array, Array]:
+    """Of futures (B, M, H, D) and branches (B, K, H, D): mean distance (B, H), and minADE (B,).
+
+    minADE is the distance of the nearest of the M futures to a branch, a mean over steps, then over branches.
+    It falls with M and rewards one good guess, not a right distribution.
+    """
+    means, nearest = [], []
+    for block in _distances(futures, branches):
+        means.append(block.mean((2, 3)))
+        nearest.append(block.mean(1).min(1).mean(1))
+    return np.concatenate(means), np.concatenate(nearest)
+
+
+def horizons(values: Array) -> dict[str, Array]:
+    """Values (B, H) at the steps that are scored, and their means over steps, each (B,)."""
+    length = values.shape[1]
+    found = {str(k): values[:, k - 1] for k in ENERGY_SCORE_STEPS if k <= length}
+    if length >= FIRST_STEPS:
+        found[f"mean_{FIRST_STEPS}"] = values[:, :FIRST_STEPS].mean(1)
+    return found | {"mean": values.mean(1)}
+
+
+def object_dims(spec: StateSpec) -> NDArray[np.intp]:
+    """Which of the predicted dimensions (P,) are the pose of an object; none, or some."""
+    return np.flatnonzero([spec.names[i].startswith(OBJECT) for i in spec.predicted])
 
 
 def ratio(numerator: ArrayLike, denominator: ArrayLike) -> float:

@@ -33,13 +33,13 @@ class Theme:
 
 LIGHT = Theme(
     *("light", "#1b1f24", "#68707c", "#e4e6ea", "#ffffff", "#1f62d0", "#d95f1e"),
-    others=("#16866a", "#8e44ad", "#a87b00", "#b0305c"),
+    others=("#16866a", "#8e44ad", "#a87b00", "#b0305c", "#0f8fb3", "#6b7f1f", "#7a5230", "#4b4fa8"),
     persistence="#8b929c",
     shuffled="#b58fb8",
 )
 DARK = Theme(
     *("dark", "#eceef1", "#9aa3af", "#30363f", "#15181d", "#6ea8ff", "#ff9455"),
-    others=("#4cc9a0", "#c58be0", "#dcb544", "#f07aa0"),
+    others=("#4cc9a0", "#c58be0", "#dcb544", "#f07aa0", "#5fd0ee", "#b4cc5c", "#c99a6e", "#9a9df2"),
     persistence="#7e8691",
     shuffled="#a583a8",
 )

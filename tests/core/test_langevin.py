@@ -90,6 +90,54 @@ def test_one_gradient_a_step(metropolis, expected):
     assert len(calls) == expected  # the corrected chain also needs the energy of its start
 
 
+@pytest.mark.parametrize("metropolis", [False, True])
+def test_temperature_scales_the_variance(metropolis):
+    std, temperature = 0.7, 0.3
+    config = LangevinConfig(60, 0.1, metropolis=metropolis, temperature=temperature)
+    start = torch.zeros(CHAINS, 1, dtype=torch.float64)
+    chain = run(gaussian(1.0, std), start, config)
+    expected = temperature * std**2
+    if not metropolis:
+        expected /= 1 - config.step_size / (2 * std**2)
+    assert abs(float(chain.x.mean()) - 1.0) < 4 * math.sqrt(expected / CHAINS)
+    assert float(chain.x.var()) == pytest.approx(expected, rel=4 * math.sqrt(2 / CHAINS))
+
+
+@pytest.mark.parametrize("first_guess", [1e-4, 0.1, 10.0])
+def test_dual_averaging_reaches_the_target_acceptance(first_guess):
+    precision = torch.linspace(1, 9, 20, dtype=torch.float64)
+    energy = FunctionEnergy(lambda x: 0.5 * (precision * x**2).sum(-1))
+    start = torch.randn(500, 20, generator=torch.Generator().manual_seed(4)).double() / precision.sqrt()
+    chain = run(energy, start, LangevinConfig(110, first_guess, metropolis=True, adapt=90))
+    assert float(chain.acceptance) == pytest.approx(0.574, abs=0.06)
+    found = LangevinConfig(20, float(chain.adapted_step_size), metropolis=True)
+    again = run(energy, chain.x, found, seed=1)
+    assert float(again.acceptance) == pytest.approx(float(chain.acceptance), abs=0.03)
+    assert again.adapted_step_size is None
+
+
+def test_distribution_is_right_after_adaptation():
+    std = 0.7
+    config = LangevinConfig(60, 1e-3, metropolis=True, adapt=30, target_acceptance=0.7)
+    chain = run(gaussian(1.0, std), torch.zeros(CHAINS, 1), config)
+    assert abs(float(chain.x.mean()) - 1.0) < 4 * std / math.sqrt(CHAINS)
+    assert float(chain.x.var()) == pytest.approx(std**2, rel=4 * math.sqrt(2 / CHAINS))
+
+
+def test_trace_energy_and_gradients_come_back():
+    energy = gaussian(0.0, 1.0)
+    for settings in ({}, {"metropolis": True}, {"metropolis": True, "adapt": 2}):
+        config = LangevinConfig(steps=5, **settings)
+        chain = run(energy, torch.ones(4, 2), config, record=True)
+        assert chain.gradients == config.gradients == 5 + bool(settings)
+        assert chain.trace.shape == (5 - config.adapt, 4, 2) and torch.equal(chain.trace[-1], chain.x)
+        assert torch.equal(chain.x, run(energy, torch.ones(4, 2), config).x)
+        assert chain.energy is None if not settings else torch.allclose(chain.energy, energy(chain.x))
+    for metropolis in (False, True):
+        still = run(energy, torch.ones(4, 2), LangevinConfig(0, metropolis=metropolis), record=True)
+        assert still.gradients == 0 and still.trace.shape == (0, 4, 2)
+
+
 def test_same_seed_same_chain():
     a, b, c = (run(gaussian(0, 1), torch.zeros(5, 2), LangevinConfig(), seed=s).x for s in (1, 1, 2))
     assert torch.equal(a, b) and not torch.equal(a, c)
@@ -103,6 +151,12 @@ def test_same_seed_same_chain():
         ({"noise": -1.0}, "noise: -1.0"),
         ({"clip": 0.0}, "clip: 0.0"),
         ({"metropolis": True, "noise": 0.1}, "metropolis"),
+        ({"temperature": 0.0}, "temperature: 0.0"),
+        ({"temperature": 0.5, "noise": 0.1}, "temperature: 0.5"),
+        ({"adapt": 2}, "adapt: 2"),
+        ({"adapt": 20, "metropolis": True}, "adapt: 20"),
+        ({"adapt": -1, "metropolis": True}, "adapt: -1"),
+        ({"target_acceptance": 0.0}, "acceptance: 0.0"),
     ],
 )
 def test_bad_settings_are_named(settings, message):

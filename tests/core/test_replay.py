@@ -43,14 +43,37 @@ def test_a_full_buffer_overwrites_its_oldest_rows():
     assert sorted(drawn["context"][:, 0].tolist()) == [30.0, 40.0, 50.0, 60.0]
 
 
-def test_state_restores_contents_and_place():
+def test_state_restores_contents_and_place_and_ages():
     a, b = ReplayBuffer(4), ReplayBuffer(4)
     a.add(rows(1, 3))
     b.load_state(a.state(), torch.device("cpu"))
     for buffer in (a, b):
         buffer.add(rows(4, 2))
     generators = [torch.Generator().manual_seed(0) for _ in range(2)]
-    assert torch.equal(a.draw(4, generators[0])[1]["chain"], b.draw(4, generators[1])[1]["chain"])
+    (slots, drawn), (slots_too, drawn_too) = a.draw(4, generators[0]), b.draw(4, generators[1])
+    assert torch.equal(drawn["chain"], drawn_too["chain"])
+    assert torch.equal(a.age(slots), b.age(slots_too))
+
+
+def test_age_counts_additions_since_the_chain_began_and_an_update_keeps_it():
+    buffer = ReplayBuffer(6)
+    for first in (1, 3, 5):
+        buffer.add(rows(first, 2))
+    slots = torch.arange(6)
+    assert buffer.age(slots).tolist() == [3, 3, 2, 2, 1, 1]
+    buffer.update(slots, "chain", torch.zeros(6, 2))
+    buffer.add(rows(7, 3))  # over the oldest three
+    assert buffer.age(slots).tolist() == [1, 1, 1, 3, 2, 2]
+    buffer.clear()
+    buffer.add(rows(1, 2))
+    assert buffer.age(slots[:2]).tolist() == [1, 1]
+
+
+def test_an_empty_buffer_can_be_saved():
+    a, b = ReplayBuffer(4), ReplayBuffer(4)
+    b.load_state(a.state(), torch.device("cpu"))
+    b.add(rows(1, 2))
+    assert len(b) == 2 and b.age(torch.arange(2)).tolist() == [1, 1]
 
 
 def test_rows_of_other_names_or_too_many_are_refused():

@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 from ebm_traj.core.checkpoint import load_tensors, save_tensors
+from ebm_traj.core.contrastive import ContrastiveConfig, ContrastiveDivergence
 from ebm_traj.core.ema import EMA
 from ebm_traj.core.energy import Energy
 from ebm_traj.core.langevin import LangevinConfig
 from ebm_traj.core.logs import MetricLog, read_metrics
-from ebm_traj.core.objectives import Batch, ContrastiveConfig, ContrastiveDivergence, Objective
+from ebm_traj.core.objectives import Batch, Objective
 from ebm_traj.core.proposal import NoiseProposal
 from ebm_traj.core.seeding import derive_seed
 from ebm_traj.core.trainer import TRAINING_FILE, Trainer, TrainerConfig

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from ebm_traj.core.contrastive import ContrastiveConfig
 from ebm_traj.core.langevin import LangevinConfig
-from ebm_traj.core.objectives import ContrastiveConfig
 from ebm_traj.core.trainer import TrainerConfig
 from ebm_traj.trajectory.ebm import EBMConfig
 from ebm_traj.trajectory.files import load

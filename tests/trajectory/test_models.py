@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import ebm_traj
+from ebm_traj.core.contrastive import ContrastiveConfig
 from ebm_traj.core.energy import energy_and_gradient
 from ebm_traj.core.langevin import LangevinConfig
-from ebm_traj.core.objectives import ContrastiveConfig
 from ebm_traj.core.trainer import TRAINING_FILE, TrainerConfig
 from ebm_traj.errors import InputError
 from ebm_traj.trajectory.ebm import EBMConfig

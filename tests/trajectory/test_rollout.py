@@ -7,8 +7,8 @@ import torch
 from gymnasium import spaces
 
 import ebm_traj
+from ebm_traj.core.contrastive import ContrastiveConfig
 from ebm_traj.core.langevin import LangevinConfig
-from ebm_traj.core.objectives import ContrastiveConfig
 from ebm_traj.core.trainer import TrainerConfig
 from ebm_traj.errors import InputError
 from ebm_traj.trajectory.ebm import EBMConfig

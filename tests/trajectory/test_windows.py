@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from ebm_traj.core.contrastive import ContrastiveConfig
 from ebm_traj.core.langevin import LangevinConfig
-from ebm_traj.core.objectives import ContrastiveConfig
 from ebm_traj.core.seeding import seeded_generator
 from ebm_traj.core.trainer import TrainerConfig
 from ebm_traj.datasets.recording import Recording

@@ -10,8 +10,9 @@ import pytest
 from ebm_traj.datasets.recording import Recording
 from ebm_traj.errors import InputError
 from ebm_traj.spec import StateSpec
+from ebm_traj.yardstick.columns import text_table
 from ebm_traj.yardstick.compare import compare, episode_set
-from ebm_traj.yardstick.table import text_table, write_scores
+from ebm_traj.yardstick.table import write_scores
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +105,59 @@ def test_action_conditional_models_get_the_actions_that_were_taken(world):
     assert told_row.scores["diversity"] == pytest.approx(1, abs=0.05)
 
 
+def test_a_model_sees_the_last_frames_of_longer_contexts_and_the_actions_between_them(world):
+    seen = []
+
+    class Listening(type(world.model())):
+        action_history = 2
+
+        def sample(self, context, horizon, num_samples, *, past_actions, **kwargs):
+            seen.append((context, past_actions))
+            return super().sample(context, horizon, num_samples, **kwargs)
+
+    # contexts of 6 frames are stored, one model sees 2 of them, the other 4
+    test = world.recording.load("test")
+    rows = test.offsets[:120, None] + np.arange(3, 9)
+    branches = dataclasses.replace(world.branches, contexts=test.states[rows])
+    models = {"listening": Listening(world.spec, context_frames=4), "m": world.model(kind="fc")}
+    found = compare(world.recording, models, branches=branches, rollouts=30, horizon=10, progress=False)
+    assert found.settings["context_frames"] == 4
+    (episode_context, episode_past), (context, past) = seen[0], seen[1]
+    first = test.offsets[:30, None]
+    np.testing.assert_array_equal(episode_context, test.states[first + np.arange(4)])
+    np.testing.assert_array_equal(episode_past, test.actions[first + np.arange(3)])
+    count = len(context)
+    np.testing.assert_array_equal(context, branches.contexts[:count, -4:])
+    np.testing.assert_array_equal(past, test.actions[test.offsets[:count, None] + np.arange(5, 8)])
+
+
+def test_rows_have_intervals_and_differences_to_the_first_energy_model(comparison, tmp_path):
+    write_scores(comparison, tmp_path / "scores.json")
+    found = json.loads((tmp_path / "scores.json").read_text())["rows"]
+    low, high = found["perfect"]["intervals"]["energy_score"]["mean"]
+    assert low < 1 < high < 1.05
+    assert found["perfect"]["differences"] == {}
+    value, low, high = found["collapsed"]["differences"]["energy_score"]["mean"]
+    assert 0.1 < low < value < high
+    assert set(found["perfect"]["energy_score"]) == {"1", "5", "20", "mean"}  # no 25 steps here
+    assert found["perfect"]["energy_score_object"] is None  # and no object
+    text = text_table(comparison)
+    for words in (
+        "ES step 1",
+        "Diversity by step",
+        "minADE",
+        " ±.0",
+        "Ranks",
+        " in ",
+        " out",
+        "less perfect's",
+    ):
+        assert words in text
+    assert "Pose" not in text
+    assert "Invalid" not in text
+    assert "does not say" in comparison.settings["validity"]
+
+
 def test_scores_json_has_the_schema_and_finite_numbers_only(comparison, tmp_path):
     def numbers(value):
         if isinstance(value, dict):
@@ -125,7 +179,8 @@ def test_scores_json_has_the_schema_and_finite_numbers_only(comparison, tmp_path
     assert set(found["floor"]["fd_displacement"]) == {"1", "5", "25"}
     assert len(found["rows"]["perfect"]["curves"]["fd"]) == 29
     assert found["rows"]["shuffled truth"]["fd"] is None
-    assert found["rows"]["perfect"]["budget"] == {"iterations": 100, "train_seconds": 2.0, "parameters": 10}
+    budget = {"iterations": 100, "train_seconds": 2.0, "parameters": 10}
+    assert found["rows"]["perfect"]["budget"] == budget | {"peak_memory_mb": None, "steps_per_s": 50.0}
     assert np.isfinite(numbers(found)).all()
 
 

@@ -11,9 +11,9 @@ import pytest
 from ebm_traj.errors import InputError
 from ebm_traj.spec import StateSpec
 from ebm_traj.yardstick import figures, filmstrip, report
+from ebm_traj.yardstick.columns import margin, number
 from ebm_traj.yardstick.compare import compare
 from ebm_traj.yardstick.report import write_report
-from ebm_traj.yardstick.table import number
 from ebm_traj.yardstick.theme import DARK, LIGHT, colours, draw
 
 
@@ -42,7 +42,7 @@ def text_of(page: str) -> str:
 
 def test_the_report_is_a_page_scores_and_figures(out):
     found = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
-    names = {f"figures/{name}.png" for name in ("fans", "fd", "prediction", "movement")}
+    names = {f"figures/{name}.png" for name in ("fans", "fd", "prediction", "ranks", "movement")}
     assert found == {"index.html", "scores.json"} | names
 
 
@@ -84,7 +84,7 @@ def test_the_page_is_well_formed_and_every_picture_has_its_text(page):
     checker = Checker()
     checker.feed(page)
     assert checker.open == []
-    assert len(checker.alts) == 4
+    assert len(checker.alts) == 5
     assert all(len(alt) > 20 for alt in checker.alts)
     assert checker.headings.count("h1") == 1
 
@@ -102,6 +102,22 @@ def test_the_table_has_every_row_and_marks_the_better_model(comparison, page):
     assert names == ["simulator", "&lt;ebm&gt;", "fc", "persistence", "shuffled"]
     assert lines[1].count('class="best"') >= 6
     assert "best" not in lines[0] + lines[3] + lines[4]
+
+
+def test_intervals_and_the_other_columns_are_on_the_page(comparison, page):
+    text = text_of(page)
+    scores = comparison.energy_row.scores
+    low, high = comparison.energy_row.intervals["energy_score"]["mean"]
+    assert f"{scores['energy_score']['mean']:.3f} {margin(low, high).strip()}" in text
+    for words in ("Everything else that was measured", "Diversity by step", "minADE", "less &lt;ebm&gt;'s"):
+        assert words in text.replace("&#x27;", "'")
+
+
+def test_a_margin_is_half_an_interval_in_the_digits_of_the_ratio():
+    assert margin(1.008, 1.016) == " ±.004"
+    assert margin(1, 3.5) == " ±1.250"
+    assert margin(1, 50) == " ±24.5"
+    assert margin(1, 1) == margin(float("nan"), 1) == ""
 
 
 def test_unequal_budgets_and_few_rollouts_are_said(world, page, tmp_path, monkeypatch):
@@ -161,7 +177,11 @@ def test_a_row_that_is_not_finite_can_be_drawn(comparison):
     rows[1].scores["fd_displacement"] = dict.fromkeys(rows[1].scores["fd_displacement"], float("inf"))
     rows[1].fan = np.full_like(rows[1].fan, np.nan)
     broken = dataclasses.replace(comparison, rows=rows)
-    for figure in (figures.fd_over_time, figures.prediction, figures.movement, figures.fans):
+    rows[1].bands = {key: {end: [np.nan] * 20 for end in ("low", "high")} for key in rows[1].bands}
+    at = {step: {"histogram": [np.nan] * 10} for step in rows[1].scores["ranks"]["at"]}
+    rows[1].scores["ranks"] = {"excess": np.inf, "inside": False, "at": at}
+    drawings = (figures.fd_over_time, figures.prediction, figures.movement, figures.fans)
+    for figure in (*drawings, figures.rank_histograms):
         assert draw(figure, broken, LIGHT, True).startswith(b"<?xml")
 
 
