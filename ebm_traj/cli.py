@@ -28,8 +28,8 @@ def run(main: Callable[[Args], None], args_class: type[Args], argv: list[str] | 
     program = Path(sys.argv[0]).name
     try:
         arguments = sys.argv[1:] if argv is None else argv
-        if hasattr(args_class, "class_for"):
-            args_class = args_class.class_for(arguments)
+        if class_for := getattr(args_class, "class_for", None):
+            args_class = class_for(arguments)
         defaults = getattr(args_class, "defaults", None)
         begin = {"default": defaults(arguments)} if defaults else {}
         main(tyro.cli(args_class, args=arguments, description=main.__doc__, **begin))

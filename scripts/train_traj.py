@@ -70,7 +70,9 @@ def main(args: Any) -> None:
         from ebm_traj.errors import InputError
 
         accepted = " and ".join(PAPER_CONFIGS)
-        raise InputError(f"--paper with --model {args.model}: the literature has none; accepted are {accepted}")
+        raise InputError(
+            f"--paper with --model {args.model}: the literature has none; accepted are {accepted}"
+        )
     settings = TrainSettings(
         trainer=args.trainer,
         conditioning=args.conditioning,

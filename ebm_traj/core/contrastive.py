@@ -106,12 +106,18 @@ class ContrastiveDivergence(Objective):
     the condition's effect out, all rows are draws of one residual distribution and stand in for each other.
     """
 
-    def __init__(self, energy: Energy, proposal: Proposal, config: ContrastiveConfig) -> None:
-        """Raises InputError if the entropy is asked for and the proposal has no centre."""
+    def __init__(
+        self, energy: Energy, proposal: Proposal, config: ContrastiveConfig, *, fit_proposal: bool = True
+    ) -> None:
+        """`fit_proposal` False leaves the proposal's own loss to another objective.
+
+        Raises InputError if the entropy is asked for and the proposal has no centre.
+        """
         super().__init__()
         self.energy = energy
         self.proposal = proposal
         self.config = config
+        self.fit_proposal = fit_proposal
         if config.entropy > 0:
             _centre_of(proposal)  # raises here rather than in the first step
         self.langevin = config.langevin
@@ -127,7 +133,9 @@ class ContrastiveDivergence(Objective):
     def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         new = len(batch)
         data, condition = batch.x, dict(batch.condition)
-        start = self.proposal.sample(condition, generator)
+        start, component = self.proposal.start(condition, generator)
+        condition |= component
+        kept = dict(condition)
         replayed = min(self.replayed_rows, len(self.buffer))
         ages: dict[str, Tensor] = {}
         slots = torch.zeros(0, dtype=torch.int64, device=data.device)
@@ -144,11 +152,11 @@ class ContrastiveDivergence(Objective):
         through = self._through_chain(live, condition, scale, slots, generator)
         if replayed:
             self.buffer.update(slots, "chain", chain.x[new:])
-        self.buffer.add({"chain": chain.x[:new], "data": batch.x, **batch.condition})
+        self.buffer.add({"chain": chain.x[:new], "data": batch.x, **kept})
 
         # one pass over both phases costs less than two
         both = {name: torch.cat([values, values]) for name, values in condition.items()}
-        positive, negative = self.energy(torch.cat([data, chain.x]), both).chunk(2)
+        positive, negative = self.energy.learned(torch.cat([data, chain.x]), both).chunk(2)
         gap = (positive - negative).mean()
         loss = gap + self.config.energy_regularisation * (positive**2 + negative**2).mean()
         figures = {
@@ -165,7 +173,7 @@ class ContrastiveDivergence(Objective):
         if through is not None:
             loss = loss + through[0]
             figures.update(through[1])
-        proposal_loss = self.proposal.loss(data, condition)
+        proposal_loss = self.proposal.loss(data, condition) if self.fit_proposal else None
         if proposal_loss is not None:
             loss = loss + proposal_loss
             figures["proposal_loss"] = proposal_loss.detach()

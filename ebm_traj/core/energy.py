@@ -25,6 +25,11 @@ class Energy(nn.Module):
     def forward(self, x: Tensor, condition: Condition = UNCONDITIONAL) -> Tensor:
         raise TypeError(f"{type(self).__name__} does not define forward(x, condition)")
 
+    @property
+    def learned(self) -> "Energy":
+        """The part with parameters to learn: what a contrastive loss compares and keeps small."""
+        return self
+
     def bind(self, condition: Condition) -> EnergyOfX:
         """E(. | condition) as a function of x alone; a chain calls it many times.
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ebm_traj.core.energy import Condition
+from ebm_traj.core.energy import UNCONDITIONAL, Condition, Energy, EnergyOfX
 from ebm_traj.errors import InputError
 
 LOG_SCALE_RANGE = (math.log(0.1), 0.5)  # of the learned Gaussian, in units of the data's own scale
@@ -16,7 +16,22 @@ COMPONENT_LOG_SCALE_RANGE = (math.log(0.01), math.log(10.0))
 # components start between these scales, so that they do not all learn the same
 FIRST_LOG_SCALES = (math.log(0.1), 0.0)
 FARTHEST = 1e6  # standard deviations; beyond, squares overflow and a density is 0 for any purpose
+UNIFORM_STD = 1 / math.sqrt(3)  # of the uniform distribution on [-1, 1]
+BOX_ROUNDING = 1e-5  # actions at a bound, scaled in float32, may lie this far outside
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
+
+
+CENTRE, SCALE, BOXED = "component_centre", "component_scale", "component_boxed"
+"""Names in a condition of what a chain knows of the component it was started in, each (B, n)."""
+
+
+class Start(NamedTuple):
+    """Where chains start."""
+
+    x: Tensor
+    """(B, n), detached."""
+    component: dict[str, Tensor]
+    """What to add to the condition of the chain: `CENTRE`, `SCALE` and `BOXED`, or nothing."""
 
 
 class Proposal(nn.Module):
@@ -25,6 +40,10 @@ class Proposal(nn.Module):
     def sample(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
         """One start (B, n) for each row of the condition, detached."""
         raise TypeError(f"{type(self).__name__} does not define sample")
+
+    def start(self, condition: Condition, generator: torch.Generator | None = None) -> Start:
+        """A start for each row and the component of q that it was drawn from, for q without components none."""
+        return Start(self.sample(condition, generator), {})
 
     def log_prob(self, x: Tensor, condition: Condition) -> Tensor:
         """log q(x | condition) (B,) of x (B, n), normalised; TypeError where a proposal has no density."""
@@ -95,10 +114,10 @@ class GaussianProposal(Proposal):
 
 
 class Mixture(NamedTuple):
-    """A mixture of K diagonal Gaussians for each of B rows."""
+    """A mixture of K diagonal Gaussians, and perhaps a box, for each of B rows."""
 
     log_weights: Tensor
-    """(B, K), normalised."""
+    """(B, K) or, with a box, (B, K + 1); normalised."""
     means: Tensor
     """(B, K, n)"""
     log_scales: Tensor
@@ -109,14 +128,17 @@ class MixtureProposal(Proposal):
     """A learned mixture of K diagonal Gaussians, fitted by maximum likelihood (Bishop 1994).
 
     Starts of a chain then fall into the modes in the right shares, which a local chain cannot mend later.
+    With `box` one more component is uniform on [-1, 1]^n: exploration draws actions so.
     """
 
     first_log_scales: Tensor
 
-    def __init__(self, network: nn.Module, read: Callable[[Condition], Tensor], components: int) -> None:
-        """`network` maps `read(condition)` (B, f) to (B, `outputs(n, components)`).
+    def __init__(
+        self, network: nn.Module, read: Callable[[Condition], Tensor], components: int, box: bool = False
+    ) -> None:
+        """`network` maps `read(condition)` (B, f) to (B, `outputs(n, components, box)`).
 
-        In this order: K logits of the weights, K n means, K n logarithms of scales.
+        In this order: logits of the weights (the box's last), K n means, K n logarithms of scales.
         """
         super().__init__()
         if components < 1:
@@ -124,58 +146,124 @@ class MixtureProposal(Proposal):
         self.network = network
         self.read = read
         self.components = components
+        self.box = box
         first = torch.linspace(*FIRST_LOG_SCALES, components) if components > 1 else torch.zeros(1)
         self.register_buffer("first_log_scales", first[:, None], persistent=False)
 
     @staticmethod
-    def outputs(size: int, components: int) -> int:
+    def outputs(size: int, components: int, box: bool = False) -> int:
         """Numbers that the network gives for x of `size` numbers."""
-        return components * (1 + 2 * size)
+        return components * (1 + 2 * size) + int(box)
 
     def mixture(self, condition: Condition) -> Mixture:
         """The mixture of each row; scales are softly bounded, so that gradients never die at a bound."""
         values = self.network(self.read(condition))
-        logits, rest = values[:, : self.components], values[:, self.components :]
+        kinds = self.components + int(self.box)
+        logits, rest = values[:, :kinds], values[:, kinds:]
         means, log_scales = rest.unflatten(1, (2, self.components, -1)).unbind(1)
         log_scales = soft_bound(log_scales + self.first_log_scales, *COMPONENT_LOG_SCALE_RANGE)
         return Mixture(logits.log_softmax(-1), means, log_scales)
 
     def sample(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
-        return self.sample_with_component(condition, generator)[0]
+        return self.start(condition, generator).x
 
     @torch.no_grad()
+    def start(self, condition: Condition, generator: torch.Generator | None = None) -> Start:
+        """Starts, and the component of each.
+
+        Its scale preconditions a chain and keeps detailed balance: it stays as it was drawn, whatever the x the
+        chain walks to. A chain that also keeps to its component (`ResidualEnergy`) is stationary from the start.
+        """
+        log_weights, means, log_scales = self.mixture(condition)
+        picked = torch.multinomial(log_weights.exp(), 1, generator=generator)  # (B, 1)
+        boxed = picked == self.components  # never without a box
+        index = picked.clamp_max(self.components - 1)[..., None].expand(-1, -1, means.shape[-1])
+        centre, scale = means.gather(1, index).squeeze(1), log_scales.gather(1, index).squeeze(1).exp()
+        x = centre + scale * torch.empty_like(centre).normal_(generator=generator)
+        if self.box:
+            inside = torch.empty_like(centre).uniform_(-1, 1, generator=generator)
+            x = torch.where(boxed, inside, x)
+            centre = torch.where(boxed, 0.0, centre)
+            scale = torch.where(boxed, UNIFORM_STD, scale)
+        return Start(x, {CENTRE: centre, SCALE: scale, BOXED: boxed.expand_as(x).to(x.dtype)})
+
     def sample_with_component(
         self, condition: Condition, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Starts (B, n) and the scales (B, n) of the components they came from.
-
-        As a chain's preconditioner this scale keeps detailed balance: it stays as it was drawn, whatever
-        the x the chain walks to.
-        """
-        log_weights, means, log_scales = self.mixture(condition)
-        picked = torch.multinomial(log_weights.exp(), 1, generator=generator)[..., None]
-        picked = picked.expand(-1, -1, means.shape[-1])
-        mean, scale = means.gather(1, picked).squeeze(1), log_scales.gather(1, picked).squeeze(1).exp()
-        return mean + scale * torch.empty_like(mean).normal_(generator=generator), scale
+        """Starts (B, n) and the scales (B, n) of the components they came from."""
+        start = self.start(condition, generator)
+        return start.x, start.component[SCALE]
 
     def log_prob(self, x: Tensor, condition: Condition) -> Tensor:
         log_weights, means, log_scales = self.mixture(condition)
-        return (log_weights + gaussian_log_prob(x[:, None], means, log_scales)).logsumexp(-1)
-
-    def mean_and_scale(self, condition: Condition) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation (B, n) of the whole mixture, within components and between them."""
-        log_weights, means, log_scales = self.mixture(condition)
-        weights = log_weights.exp()[..., None]
-        centre = (weights * means).sum(1)
-        variance = (weights * ((2 * log_scales).exp() + (means - centre[:, None]).square())).sum(1)
-        return centre, variance.sqrt()
+        log_density = gaussian_log_prob(x[:, None], means, log_scales)
+        if self.box:
+            log_density = torch.cat([log_density, box_log_prob(x)[:, None]], dim=1)
+        return (log_weights + log_density).logsumexp(-1)
 
     @torch.no_grad()
+    def mean_and_scale(self, condition: Condition) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (B, n) of the whole mixture: within its components and between them."""
+        log_weights, means, log_scales = self.mixture(condition)
+        weights, variances = log_weights.exp()[..., None], (2 * log_scales).exp()
+        if self.box:
+            flat = torch.zeros_like(means[:, :1])
+            means, variances = torch.cat([means, flat], 1), torch.cat([variances, flat + UNIFORM_STD**2], 1)
+        centre = (weights * means).sum(1)
+        spread = (weights * (variances + (means - centre[:, None]).square())).sum(1)
+        return centre, spread.sqrt()
+
     def scale(self, condition: Condition) -> Tensor | None:
-        return self.mean_and_scale(condition)[1]
+        """The scale of the chain's own component if the condition holds it, else that of the whole mixture."""
+        return condition[SCALE] if SCALE in condition else self.mean_and_scale(condition)[1]
 
     def loss(self, x: Tensor, condition: Condition) -> Tensor | None:
         return -self.log_prob(x, condition).mean()
+
+
+class ResidualEnergy(Energy):
+    """A learned energy on top of a proposal's: E(x | c) = -log q(x | c) + correction(x | c).
+
+    If the condition names the component k of q in which a chain was started, E is that component's own,
+    -log q(x | c, k) + correction: q then is a Gaussian (or a box), the chain is stationary from its start as far
+    as the correction is small, and the shares of the components stay those that q learned. The proposal is held
+    fixed here; its own loss trains it.
+    """
+
+    def __init__(self, proposal: Proposal, correction: Energy) -> None:
+        super().__init__()
+        self._proposal = [proposal]  # in a list: its parameters are not the energy's
+        self.correction = correction
+
+    @property
+    def learned(self) -> Energy:
+        return self.correction
+
+    def forward(self, x: Tensor, condition: Condition = UNCONDITIONAL) -> Tensor:
+        return self.correction(x, condition) + self._base(x, condition)
+
+    def bind(self, condition: Condition) -> EnergyOfX:
+        correction = self.correction.bind(condition)
+        return lambda x: correction(x) + self._base(x, condition)
+
+    def _base(self, x: Tensor, condition: Condition) -> Tensor:
+        if CENTRE in condition:
+            return component_energy(x, condition)
+        return -self._proposal[0].log_prob(x, condition)
+
+
+def component_energy(x: Tensor, condition: Condition) -> Tensor:
+    """-log of the component's density (B,) up to a constant: |(x - m) / s|^2 / 2, or a box with hard walls."""
+    boxed = condition[BOXED]
+    white = (x - condition[CENTRE]) / condition[SCALE]
+    outside = ((x.detach().abs() > 1) & (boxed > 0)).any(-1)
+    return (0.5 * white.square() * (1 - boxed)).sum(-1) + torch.where(outside, math.inf, 0.0)
+
+
+def box_log_prob(x: Tensor) -> Tensor:
+    """log density (B,) of the uniform distribution on [-1, 1]^n; -inf outside."""
+    inside = (x.abs() <= 1 + BOX_ROUNDING).all(-1)
+    return torch.where(inside, x.new_full((), -x.shape[-1] * math.log(2)), x.new_full((), -math.inf))
 
 
 def gaussian_log_prob(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:

@@ -56,6 +56,7 @@ class RankingNCE(Objective):
         self.energy = energy
         self.proposal = proposal
         self.config = config
+        self.fit_proposal = fit_proposal
         self.new_rows = self.batch_size = config.batch_size
 
     def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:

@@ -1,12 +1,14 @@
-"""The training loop: any objective, any batches, on Fabric; guarded, logged and resumable."""
+"""The training loop: any objective, any batches, on Fabric; guarded, validated, logged and resumable."""
 
 import dataclasses
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from ebm_traj.core.checkpoint import (
@@ -25,6 +27,14 @@ from ebm_traj.core.seeding import seeded_generator
 from ebm_traj.errors import InputError, RunError
 
 TRAINING_FILE = "training.safetensors"
+VALIDATION = "validation/"
+"""Stands before the figures of validation in the log."""
+SCORE = VALIDATION + "energy_score"
+"""The figure that decides which weights are best; lower is better."""
+
+Validate = Callable[[nn.Module], Mapping[str, float]]
+"""The objective with averaged weights to figures, `energy_score` among them; no random state of its own."""
+Keep = Literal["best", "last"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +59,11 @@ class TrainerConfig:
     """Iterations between rows of the log and looks of the guard."""
     checkpoint_every: int = 500
     """Iterations between training checkpoints."""
+    validate_every: int = 500
+    """Iterations between looks at held-out data, where there are any; 0 for none."""
+    keep: Keep = "best"
+    """best: end with the averaged weights of the lowest held-out energy score. last: with the last ones, which
+    are also what is left where nothing was validated."""
     energy_limit: float = 1e4
     """Mean energies beyond +- this count as a divergence."""
     max_restarts: int = 5
@@ -60,6 +75,10 @@ class TrainerConfig:
         for name in ("iterations", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name.replace('_', ' ')}: {getattr(self, name)}; accepted are 1 and more")
+        if self.validate_every < 0:
+            raise InputError(f"validate every: {self.validate_every}; accepted are 0 and more")
+        if self.keep not in get_args(Keep):
+            raise InputError(f"keep: '{self.keep}'; accepted are {', '.join(get_args(Keep))}")
         if not self.learning_rate > 0:
             raise InputError(f"learning rate: {self.learning_rate}; it must be above 0")
 
@@ -75,14 +94,29 @@ class TrainReport:
 
     iterations: int
     seconds: float
-    """Seconds in the loop, over all sittings of a resumed run."""
+    """Seconds in the loop, over all sittings of a resumed run, without those of validation."""
     restarts: int
     figures: dict[str, float]
     """The last row of the log."""
+    validation_seconds: float = 0.0
+    """Seconds that validation took."""
+    kept_iteration: int = 0
+    """The iteration whose averaged weights `ema.module` holds."""
+    kept_score: float | None = None
+    """Their held-out energy score; None if they were not chosen by it."""
+
+
+@dataclasses.dataclass
+class Best:
+    """Averaged weights with the lowest held-out energy score so far."""
+
+    score: float
+    iteration: int
+    weights: dict[str, Tensor]
 
 
 class Trainer:
-    """Minimises an objective; keeps the averaged weights in `ema.module`.
+    """Minimises an objective; keeps the averaged weights in `ema.module`, after `fit` the chosen ones.
 
     `batches(iteration, generator)` gives the rows of one step. All random numbers of a step come from a
     generator seeded by (seed, restarts, iteration, rank): a resumed run needs no generator state and takes
@@ -97,8 +131,13 @@ class Trainer:
         folder: Path,
         fabric: Any,
         identity: dict[str, Any],
+        validate: Validate | None = None,
     ) -> None:
-        """`identity` is what must be the same for a run to be resumed: settings, data, spec."""
+        """`identity` is what must be the same for a run to be resumed: settings, data, spec.
+
+        `validate` is called every `config.validate_every` iterations and at the end, by every rank, so that
+        all choose the same weights.
+        """
         self.raw = objective.to(fabric.device)
         self.batches = batches
         self.config = config
@@ -112,8 +151,11 @@ class Trainer:
         self.ema = EMA(self.raw, config.ema_decay)
         self.objective, self.optimizer = fabric.setup(self.raw, optimizer)
         self.guard = DivergenceGuard(config.energy_limit, config.max_restarts)
+        self.validate = validate if config.validate_every else None
+        self.best: Best | None = None
         self.iteration = 0
         self.seconds = 0.0
+        self.validation_seconds = 0.0
 
     def fit(self) -> TrainReport:
         """Train to `config.iterations`, from where the run stands.
@@ -134,7 +176,8 @@ class Trainer:
             while self.iteration < config.iterations:
                 tensors = self.step()
                 last = self.iteration == config.iterations
-                if last or self.iteration % config.log_every == 0:
+                look = self.validate is not None and (last or self.iteration % config.validate_every == 0)
+                if last or look or self.iteration % config.log_every == 0:
                     figures = {name: float(value) for name, value in tensors.items()}
                     trouble = self.guard.trouble(figures)
                     if trouble:
@@ -142,6 +185,11 @@ class Trainer:
                         continue
                     self.guard.keep(self.iteration, self.raw, self.optimizer, self.ema.module)
                     self.seconds = time.perf_counter() - began
+                    if look:  # of weights that the guard has passed
+                        took, found = self._look()
+                        self.validation_seconds += took
+                        began += took
+                        figures |= found
                     if log:
                         log.write(self.iteration, figures)
                     bar.set_postfix(
@@ -156,7 +204,29 @@ class Trainer:
             bar.close()
             if log:
                 log.close()
-        return TrainReport(self.iteration, self.seconds, self.guard.restarts, figures)
+        report = TrainReport(
+            self.iteration,
+            self.seconds,
+            self.guard.restarts,
+            figures,
+            self.validation_seconds,
+            kept_iteration=self.iteration,
+        )
+        if config.keep == "best" and self.best is not None:
+            self.ema.module.load_state_dict(self.best.weights)
+            report.kept_iteration, report.kept_score = self.best.iteration, self.best.score
+        return report
+
+    def _look(self) -> tuple[float, dict[str, float]]:
+        """Validate the averaged weights and remember the best: seconds it took, figures for the log."""
+        assert self.validate is not None
+        began = time.perf_counter()
+        found = {VALIDATION + name: float(value) for name, value in self.validate(self.ema.module).items()}
+        score = found.get(SCORE, math.nan)
+        if math.isfinite(score) and (self.best is None or score < self.best.score):
+            weights = {name: value.detach().clone() for name, value in self.ema.module.state_dict().items()}
+            self.best = Best(score, self.iteration, weights)
+        return time.perf_counter() - began, found
 
     def step(self) -> dict[str, torch.Tensor]:
         """One optimiser step; figures as 0-d tensors, not waited for."""
@@ -191,7 +261,7 @@ class Trainer:
             file.write(message + "\n")
 
     def save(self) -> None:
-        """Write the training checkpoint: weights, average, optimiser, memory, counters."""
+        """Write the training checkpoint: weights, average, best, optimiser, memory, counters."""
         if self.fabric.global_rank:
             return
         tensors = {
@@ -200,13 +270,17 @@ class Trainer:
             **with_prefix("optimizer", optimizer_tensors(self.optimizer)),
             **with_prefix("memory", self.raw.memory()),
         }
-        meta = {
+        meta: dict[str, Any] = {
             "identity": self.identity,
             "iteration": self.iteration,
             "seconds": self.seconds,
+            "validation_seconds": self.validation_seconds,
             "restarts": self.guard.restarts,
             "ema_updates": self.ema.updates,
         }
+        if self.best is not None:
+            tensors |= with_prefix("best", self.best.weights)
+            meta["best"] = {"score": self.best.score, "iteration": self.best.iteration}
         save_tensors(self.folder / TRAINING_FILE, tensors, meta)
 
     def resume(self) -> None:
@@ -227,5 +301,11 @@ class Trainer:
         load_optimizer_tensors(self.optimizer, under_prefix("optimizer", tensors))
         self.iteration = meta["iteration"]
         self.seconds = meta["seconds"]
+        self.validation_seconds = meta.get("validation_seconds", 0.0)
+        if "best" in meta:
+            weights = {
+                name: value.to(self.fabric.device) for name, value in under_prefix("best", tensors).items()
+            }
+            self.best = Best(meta["best"]["score"], meta["best"]["iteration"], weights)
         self.guard.restarts = meta["restarts"]
         self.ema.updates = meta["ema_updates"]

@@ -10,21 +10,33 @@ from ebm_traj.core.annealing import AnnealConfig, EnergyAt, anneal
 from ebm_traj.core.combined import CombinedObjective, Part
 from ebm_traj.core.contrastive import ContrastiveConfig, ContrastiveDivergence
 from ebm_traj.core.denoising import LEVEL, AtLevel, DenoisingConfig, DenoisingScoreMatching
-from ebm_traj.core.energy import UNCONDITIONAL, Condition, Energy, EnergyOfX
+from ebm_traj.core.energy import UNCONDITIONAL, Condition, Energy, EnergyOfX, energy_and_gradient
 from ebm_traj.core.langevin import LangevinConfig, langevin
 from ebm_traj.core.objectives import Objective
-from ebm_traj.core.proposal import GaussianProposal, MixtureProposal, NoiseProposal, Proposal
+from ebm_traj.core.likelihood import Likelihood
+from ebm_traj.core.proposal import (
+    GaussianProposal,
+    MixtureProposal,
+    NoiseProposal,
+    Proposal,
+    ResidualEnergy,
+)
 from ebm_traj.core.ranking import RankingConfig, RankingNCE
 from ebm_traj.errors import InputError
-from ebm_traj.trajectory.model import NetworkConfig, TrajectoryModel
+from ebm_traj.trajectory.joint_proposal import ACTIONS, JointProposal, MixtureHead
+from ebm_traj.trajectory.model import NetworkConfig, TrajectoryModel, join
 from ebm_traj.trajectory.networks import MLP, make_network, squeeze_last
 
-Training = Literal["combined", "denoising", "contrastive", "ranking"]
-ProposalName = Literal["gaussian", "mixture", "noise"]
+Training = Literal["contrastive", "ranking", "denoising", "combined"]
+ProposalName = Literal["mixture", "gaussian", "noise"]
 
-# Metropolis correction keeps rollouts from blowing up where a plain step of this size now and then does
-DEFAULT_CONTRASTIVE = ContrastiveConfig(langevin=LangevinConfig(steps=20, step_size=0.1, metropolis=True))
-DEFAULT_SAMPLER = AnnealConfig(steps=12, sigma_max=5.0, sigma_min=0.02, solver="heun")
+# a start's own component is the unit of its chain, in which 0.3 is near the best step for some 50 dimensions
+# (Roberts & Rosenthal 1998)
+DEFAULT_CONTRASTIVE = ContrastiveConfig(
+    batch_size=128, langevin=LangevinConfig(steps=10, step_size=0.3, metropolis=True)
+)
+DEFAULT_ANNEALING = AnnealConfig(steps=12, sigma_max=5.0, sigma_min=0.02, solver="heun")
+DEFAULT_START = AnnealConfig(steps=8, sigma_max=5.0, sigma_min=0.02, solver="multistep", denoise=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,34 +45,36 @@ class EBMConfig:
 
     network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     """Window and network size."""
-    training: Training = "combined"
-    """combined: denoising at all noise levels, and contrastive divergence at the lowest. denoising: without the
-    latter. contrastive: an energy without noise levels, by contrastive divergence alone (the literature).
-    ranking: the same energy, by ranking noise-contrastive estimation."""
+    training: Training = "contrastive"
+    """contrastive: contrastive divergence with Langevin chains and replay. ranking: noise-contrastive estimation.
+    denoising: score matching of an energy at all noise levels, sampled through them. combined: denoising, and
+    contrastive divergence at the lowest level."""
+    proposal: ProposalName = "mixture"
+    """Where chains start: a learned mixture of Gaussians, one Gaussian, or the last frame plus uniform noise."""
+    components: int = 8
+    """Gaussians in the mixture."""
+    residual: bool = True
+    """The energy is learned on top of the proposal's, -log q; else it stands alone."""
+    likelihood_batch: int = 512
+    """Rows in a step of the proposal's own training, by maximum likelihood."""
     contrastive: ContrastiveConfig = DEFAULT_CONTRASTIVE
     """Contrastive divergence; without noise levels, sampling uses the same chain as training."""
-    denoising: DenoisingConfig = dataclasses.field(default_factory=DenoisingConfig)
-    """Noise levels of denoising score matching."""
     ranking: RankingConfig = dataclasses.field(default_factory=RankingConfig)
     """Ranking noise-contrastive estimation."""
-    contrastive_weight: float = 0.1
-    """Combined training: weight of the contrastive loss beside that of denoising,"""
-    contrastive_start: int = 1000
-    """and the iteration at which it joins in."""
-    sampler: AnnealConfig = DEFAULT_SAMPLER
+    denoising: DenoisingConfig = dataclasses.field(default_factory=DenoisingConfig)
+    """Noise levels of denoising score matching."""
+    energy_start: int = 0
+    """Iteration at which the contrastive or ranking loss joins in; before, proposal or denoising learn alone."""
+    energy_weight: float = 1.0
+    """Weight of that loss beside the other."""
+    annealing: AnnealConfig = DEFAULT_ANNEALING
     """How an energy with noise levels is sampled."""
-    start: AnnealConfig = AnnealConfig(steps=8, sigma_max=5.0, sigma_min=0.02, solver="multistep", denoise=False)
-    """Combined training: the walk that starts new chains."""
-    proposal: ProposalName = "gaussian"
-    """Where chains start: a learned Gaussian or mixture of them, or the last frame plus uniform noise."""
-    components: int = 5
-    """Components of the mixture."""
+    chain_start: AnnealConfig = DEFAULT_START
+    """Combined training: the walk through noise levels that starts new chains."""
     start_noise: float = 0.3
     """Half width of the uniform noise of the `noise` proposal, in coordinates."""
     confinement: float = 0.3
-    """Weight of |x|^2 / 2 in an energy without noise levels, so that exp(-E) can be normalised."""
-    residual: bool = False
-    """Contrastive and ranking training: the energy is learned on top of the proposal's, -log q."""
+    """Weight of |x|^2 / 2 in an energy that stands alone, so that exp(-E) can be normalised."""
 
     def __post_init__(self) -> None:
         for name, accepted in (("training", Training), ("proposal", ProposalName)):
@@ -68,10 +82,23 @@ class EBMConfig:
                 raise InputError(
                     f"{name} '{getattr(self, name)}'; accepted are {', '.join(get_args(accepted))}"
                 )
-        if self.residual and self.proposal == "noise":
-            raise InputError("residual: the 'noise' proposal is flat; accepted are gaussian and mixture")
-        if self.residual and self.has_levels:
-            raise InputError(f"residual: with {self.training} training there is none; leave it out")
+        if self.is_residual and self.proposal == "noise":
+            raise InputError(
+                "residual: the 'noise' proposal is flat; set it to False, or use another proposal"
+            )
+        if self.energy_start < 0 or not self.energy_weight > 0:
+            raise InputError(
+                f"energy start {self.energy_start}, weight {self.energy_weight}; accepted are 0 and more, above 0"
+            )
+        if self.energy_start and self.proposal == "noise" and not self.has_levels:
+            raise InputError(
+                f"energy start {self.energy_start}: nothing else is learned before; it must be 0"
+            )
+
+    @property
+    def is_residual(self) -> bool:
+        """Whether the energy is learned on top of a proposal's."""
+        return self.residual and not self.has_levels
 
     @property
     def has_levels(self) -> bool:
@@ -118,29 +145,6 @@ class WindowEnergy(Energy):
         return 0.5 * scaled.square().sum(-1) + squeeze_last(self.network(encoded, scaled, level.log()))
 
 
-class ResidualEnergy(Energy):
-    """E = -log q(x | condition) + a learned correction; q stands still, its own loss trains it."""
-
-    def __init__(self, proposal: Proposal, correction: Energy) -> None:
-        super().__init__()
-        self.proposal = proposal
-        self.correction = correction
-
-    def forward(self, x: Tensor, condition: Condition = UNCONDITIONAL) -> Tensor:
-        return self.correction(x, condition) - self._log_density(x, condition)
-
-    def bind(self, condition: Condition) -> EnergyOfX:
-        correction = self.correction.bind(condition)
-        return lambda x: correction(x) - self._log_density(x, condition)
-
-    def _log_density(self, x: Tensor, condition: Condition) -> Tensor:
-        # of x alone: parameters of q learn from their likelihood, not from the energy's loss
-        value = self.proposal.log_prob(x, condition)
-        if not torch.is_grad_enabled() or not x.requires_grad:
-            return value.detach()
-        return value
-
-
 class TrajectoryEBM(TrajectoryModel):
     """A conditional energy over windows (1903.08689, section 4.3, and what has been learned since)."""
 
@@ -152,26 +156,42 @@ class TrajectoryEBM(TrajectoryModel):
     def __init__(self, config: EBMConfig, *args, **kwargs) -> None:
         super().__init__(config, *args, **kwargs)
         net = self.network_config
-        correction = WindowEnergy(
-            self.condition_size, self.frame_size, net, config.confinement, config.has_levels
-        )
-        self.proposal = self._make_proposal(config, net, correction)
-        self.window_energy: Energy = correction
-        if config.residual:
-            self.window_energy = ResidualEnergy(self.proposal, correction)
+        confinement = 0.0 if config.is_residual else config.confinement
+        energy = WindowEnergy(self.condition_size, self.frame_size, net, confinement, config.has_levels)
+        self.proposal = self._make_proposal(config, net, energy)
+        self.window_energy: Energy = energy
+        if config.is_residual:
+            energy.network.start_at_zero()  # before it has learned anything, the energy is the proposal's
+            self.window_energy = ResidualEnergy(self.proposal, energy)
 
     def _make_proposal(self, config: EBMConfig, net: NetworkConfig, energy: WindowEnergy) -> Proposal:
         if config.has_levels:
-            return AnnealedProposal(energy, config.start)
+            return AnnealedProposal(energy, config.chain_start)
         if config.proposal == "noise":
             return NoiseProposal(self._stay, config.start_noise)
-        if config.proposal == "mixture":
-            outputs = MixtureProposal.outputs(self.target_size, config.components)
-            return MixtureProposal(self._head(net, outputs), join, config.components)
-        return GaussianProposal(self._head(net, 2 * self.target_size), join)
+        if config.proposal == "gaussian":
+            head = MLP(self.condition_size, 2 * self.target_size, net.width, net.depth)
+            return GaussianProposal(head, join)
+        return self._mixture(config, net)
 
-    def _head(self, net: NetworkConfig, outputs: int) -> MLP:
-        return MLP(self.condition_size, outputs, net.width, net.depth)
+    def _mixture(self, config: EBMConfig, net: NetworkConfig) -> Proposal:
+        window, count, states = self.window_frames, config.components, self.codec.predicted_size
+
+        def head(outputs: int, seen: int = 0) -> MixtureHead:
+            return MixtureHead(make_network(net, self.condition_size, seen, outputs, per_frame=False))
+
+        outputs = MixtureProposal.outputs(window * states, count)
+        if self.conditioning != "joint":
+            return MixtureProposal(head(outputs), lambda c: (join(c), None), count)
+        size = self.action_size
+        actions = MixtureProposal(
+            head(MixtureProposal.outputs(window * size, count, box=True)),
+            lambda c: (join(c), None),
+            count,
+            box=True,
+        )
+        following = MixtureProposal(head(outputs, size), lambda c: (join(c), c[ACTIONS]), count)
+        return JointProposal(actions, following, window, (states, size))
 
     def _stay(self, condition: Condition) -> Tensor:
         """Coordinates of frames that repeat the last one; actions, if predicted, at the centre of their box."""
@@ -183,21 +203,27 @@ class TrajectoryEBM(TrajectoryModel):
         return torch.cat([split, still], dim=-1).flatten(1)
 
     def objective(self) -> Objective:
-        config = self.config
-        if config.training == "contrastive":
-            return ContrastiveDivergence(self.window_energy, self.proposal, config.contrastive)
-        if config.training == "ranking":
-            return RankingNCE(self.window_energy, self.proposal, config.ranking)
-        denoising = DenoisingScoreMatching(self.window_energy, config.denoising)
+        config, energy = self.config, self.window_energy
         if config.training == "denoising":
-            return denoising
-        lowest = AtLevel(self.window_energy, config.denoising.sigma_min)
-        contrastive = ContrastiveDivergence(lowest, self.proposal, config.contrastive)
-        return CombinedObjective(
-            [
-                Part("denoising", denoising),
-                Part("contrastive", contrastive, config.contrastive_weight, config.contrastive_start),
-            ]
+            return DenoisingScoreMatching(energy, config.denoising)
+        if config.training == "combined":
+            lowest = AtLevel(energy, config.denoising.sigma_min)
+            first = Part("denoising", DenoisingScoreMatching(energy, config.denoising))
+            second: Objective = ContrastiveDivergence(lowest, self.proposal, config.contrastive)
+        elif config.proposal == "noise":
+            return self._energy_objective(fit_proposal=False)
+        else:
+            first = Part("likelihood", Likelihood(self.proposal, config.likelihood_batch))
+            second = self._energy_objective(fit_proposal=False)
+        name = "ranking" if config.training == "ranking" else "contrastive"
+        return CombinedObjective([first, Part(name, second, config.energy_weight, config.energy_start)])
+
+    def _energy_objective(self, fit_proposal: bool) -> Objective:
+        config = self.config
+        if config.training == "ranking":
+            return RankingNCE(self.window_energy, self.proposal, config.ranking, fit_proposal=fit_proposal)
+        return ContrastiveDivergence(
+            self.window_energy, self.proposal, config.contrastive, fit_proposal=fit_proposal
         )
 
     @property
@@ -208,7 +234,7 @@ class TrajectoryEBM(TrajectoryModel):
         """
         if self._sampler is not None:
             return self._sampler
-        return self.config.sampler if self.config.has_levels else self.config.contrastive.langevin
+        return self.config.annealing if self.config.has_levels else self.config.contrastive.langevin
 
     @sampler.setter
     def sampler(self, config: LangevinConfig | AnnealConfig) -> None:
@@ -222,12 +248,15 @@ class TrajectoryEBM(TrajectoryModel):
     def _sample_window(self, condition: dict[str, Tensor], generator: torch.Generator | None) -> Tensor:
         sampler = self.sampler
         if isinstance(sampler, AnnealConfig):
+            assert isinstance(self.window_energy, WindowEnergy)
             return annealed_sample(self.window_energy, condition, self.target_size, sampler, generator)
+        start, component = self.proposal.start(condition, generator)
+        known = {**condition, **component}
         return langevin(
-            self.window_energy.bind(condition),
-            self.proposal.sample(condition, generator),
+            self.window_energy.bind(known),
+            start,
             sampler,
-            scale=self.proposal.scale(condition),
+            scale=self.proposal.scale(known),
             generator=generator,
         ).x
 
@@ -258,13 +287,14 @@ def annealed_sample(
     config: AnnealConfig,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """x (B, size) from noise to data; the walk starts from N(0, 1 + sigma_max^2), as noised data of unit scale."""
-    start = torch.empty(len(condition["context"]), size, device=condition["context"].device)
-    start.normal_(generator=generator)
-    return anneal(energy.bind_levels(condition), start, config, generator=generator).x
+    """x (B, size) from noise to data.
 
-
-def join(condition: Condition) -> Tensor:
-    """Context features (B, F), and the actions after them if there are any."""
-    parts = [condition["context"], *([condition["actions"]] if "actions" in condition else [])]
-    return torch.cat(parts, dim=-1)
+    The walk starts around the mean that the energy itself gives at the highest level: from zero, what is left of
+    the mean there, mean / sigma_max, would shift every sample.
+    """
+    known = condition["context"]
+    energy_at = energy.bind_levels(condition)
+    zero = known.new_zeros(len(known), size)
+    _, gradient = energy_and_gradient(energy_at(known.new_full((len(known),), config.sigma_max)), zero)
+    start = torch.empty_like(zero).normal_(generator=generator) - config.sigma_max**2 * gradient
+    return anneal(energy_at, start, config, generator=generator).x

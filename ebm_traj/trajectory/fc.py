@@ -9,8 +9,7 @@ from torch.nn.utils import parametrizations
 from ebm_traj.core.energy import Condition
 from ebm_traj.core.objectives import Objective, Regression
 from ebm_traj.errors import InputError
-from ebm_traj.trajectory.ebm import join
-from ebm_traj.trajectory.model import NetworkConfig, TrajectoryModel
+from ebm_traj.trajectory.model import NetworkConfig, TrajectoryModel, join
 from ebm_traj.trajectory.networks import make_network
 
 
@@ -24,7 +23,7 @@ class FCConfig:
     """Rows in a step."""
     spectral_norm: bool = False
     """Hold the largest singular value of every layer at 1 (Miyato et al. 2018), as the literature's networks
-    do; what is predicted can then change no faster than the context."""
+    do. The prediction of an mlp can then change hardly faster than its inputs, in scaled units."""
 
     def __post_init__(self) -> None:
         require_rows(self.batch_size)

@@ -11,7 +11,9 @@ import torch
 from ebm_traj.core.checkpoint import load_json, load_tensors
 from ebm_traj.errors import InputError
 from ebm_traj.spec import StateSpec
+from ebm_traj.trajectory import pretrained
 from ebm_traj.trajectory.ebm import TrajectoryEBM
+from ebm_traj.trajectory.ensemble import EnergyEnsemble
 from ebm_traj.trajectory.fc import FCModel
 from ebm_traj.trajectory.flow import DiffusionModel, FlowModel
 from ebm_traj.trajectory.gaussian import GaussianModel
@@ -32,10 +34,15 @@ def model_class(kind: str) -> type[TrajectoryModel]:
 
 
 def load(folder: str | Path, device: torch.device | str = "cpu") -> TrajectoryModel:
-    """The model saved in `folder`, in evaluation mode.
+    """The model saved in `folder`, in evaluation mode; or a shipped one by its name, see `pretrained.names`.
 
-    Raises InputError if the folder holds no model, a damaged one, or one of a newer format.
+    Raises InputError if the folder holds no model, a damaged one, or one of another format.
     """
+    if not Path(folder).is_dir():
+        found = pretrained.find(folder)
+        if found is None:
+            raise InputError(f"{folder}: no such folder, and no shipped model; {pretrained.shipped()}")
+        folder = found
     folder = Path(folder)
     if not (folder / CONFIG_FILE).is_file():
         raise InputError(
@@ -44,11 +51,13 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> TrajectoryMo
     saved = load_json(folder / CONFIG_FILE)
     if not isinstance(saved, dict) or saved.get("format") != FORMAT:
         raise InputError(f"{folder / CONFIG_FILE}: not a model of this package")
-    if saved["version"] > FORMAT_VERSION:
+    if saved["version"] != FORMAT_VERSION:
         raise InputError(
-            f"{folder / CONFIG_FILE}: format version {saved['version']}; "
-            f"this package reads up to {FORMAT_VERSION}"
+            f"{folder / CONFIG_FILE}: format version {saved['version']}; this package reads {FORMAT_VERSION}; "
+            "train the model again, or use the package version it was made with"
         )
+    if saved["kind"] == EnergyEnsemble.kind:
+        return EnergyEnsemble.read(folder, saved, lambda member: load(member, device)).eval()
     cls = model_class(saved["kind"])
     model = cls(
         from_dict(cls.config_class, saved["config"]),

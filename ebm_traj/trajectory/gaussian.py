@@ -11,7 +11,7 @@ from ebm_traj.core.objectives import Batch, Objective
 from ebm_traj.core.proposal import gaussian_log_prob, soft_bound
 from ebm_traj.errors import InputError
 from ebm_traj.trajectory.fc import FramePredictor, require_rows
-from ebm_traj.trajectory.model import NetworkConfig, TrajectoryModel
+from ebm_traj.trajectory.model import NetworkConfig, TrajectoryModel, join
 
 Propagation = Literal["ts_infinity", "ts1"]
 
@@ -89,7 +89,7 @@ class EnsembleLikelihood(Objective):
         ensemble, count = self.ensemble, len(self.ensemble.members)
         likelihoods, errors = [], []
         for m in range(count):
-            # every M-th row: a chunk of a sorted batch would not be a fair draw
+            # every M-th row, a fair draw even of a sorted batch
             x = batch.x[m::count]
             condition = {name: values[m::count] for name, values in batch.condition.items()}
             mean, log_scale = ensemble.predict(m, condition)
@@ -104,10 +104,6 @@ class EnsembleLikelihood(Objective):
             "bounds_width": width.detach(),
         }
         return loss + BOUND_WEIGHT * width, figures
-
-    @property
-    def gradients(self) -> int:
-        return len(self.ensemble.members)
 
 
 class GaussianModel(TrajectoryModel):
@@ -131,9 +127,9 @@ class GaussianModel(TrajectoryModel):
         return EnsembleLikelihood(self.ensemble, self.config.batch_size)
 
     def _begin(self, rows: int, generator: torch.Generator | None) -> dict[str, Tensor]:
-        return (
-            {MEMBER: self._draw_members(rows, generator)} if self.config.propagation == "ts_infinity" else {}
-        )
+        if self.config.propagation == "ts1":
+            return {}
+        return {MEMBER: self._draw_members(rows, generator)}
 
     def _sample_window(self, condition: dict[str, Tensor], generator: torch.Generator | None) -> Tensor:
         member = condition.get(MEMBER)

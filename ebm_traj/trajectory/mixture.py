@@ -5,12 +5,12 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from ebm_traj.core.objectives import Batch, Objective
-from ebm_traj.core.proposal import MixtureProposal, Proposal
+from ebm_traj.core.likelihood import Likelihood
+from ebm_traj.core.objectives import Objective
+from ebm_traj.core.proposal import MixtureProposal
 from ebm_traj.errors import InputError
-from ebm_traj.trajectory.ebm import join
 from ebm_traj.trajectory.fc import FramePredictor, require_rows
-from ebm_traj.trajectory.model import NetworkConfig, TrajectoryModel
+from ebm_traj.trajectory.model import NetworkConfig, TrajectoryModel, join
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,19 +45,6 @@ class MixtureHead(nn.Module):
         # (B, W, 2, K, f) to (B, 2, K, W, f): a component is one Gaussian over the whole window
         rest = rest.unflatten(2, (2, self.components, -1)).movedim(1, 3)
         return torch.cat([logits.mean(1), rest.flatten(1)], dim=1)
-
-
-class Likelihood(Objective):
-    """Maximum likelihood of a `Proposal`."""
-
-    def __init__(self, proposal: Proposal, batch_size: int) -> None:
-        super().__init__()
-        self.proposal = proposal
-        self.new_rows = self.batch_size = batch_size
-
-    def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        loss = -self.proposal.log_prob(batch.x, batch.condition).mean()
-        return loss, {"negative_log_likelihood": loss.detach()}
 
 
 class MixtureModel(TrajectoryModel):

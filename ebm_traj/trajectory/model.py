@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ebm_traj.core.checkpoint import save_json, save_tensors
+from ebm_traj.core.energy import Condition
 from ebm_traj.core.objectives import Objective
 from ebm_traj.errors import InputError
 from ebm_traj.spec import StateSpec
@@ -21,7 +22,7 @@ from ebm_traj.trajectory.networks import NETWORKS, Architecture, parameter_count
 CONFIG_FILE = "model.json"
 WEIGHTS_FILE = "model.safetensors"
 FORMAT = "ebm_traj.model"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: rotations among the features, networks with an encoder
 MAX_ROWS = 16_384  # chains sampled at once; bounds memory
 
 Conditioning = Literal["states", "actions", "joint"]
@@ -44,8 +45,8 @@ class NetworkConfig:
     coordinates: Coordinates = "change"
     """What is predicted: the one-step change, or the state itself (as in the literature)."""
     action_history: int | None = None
-    """How many of the C - 1 actions between the frames of the context a model sees; at most C - 1. Default: all
-    if the model also predicts or is told actions (behaviour depends on its last action), none if not."""
+    """How many of the C - 1 actions between the frames of the context a model sees. Default: all of them if it
+    predicts actions (behaviour often depends on its last action), none if not; one of states alone has none."""
     context_noise: float = 0.02
     """Standard deviation of the noise on the scaled context while training, against drift in rollouts."""
 
@@ -108,8 +109,12 @@ class TrajectoryModel(nn.Module):
         self.register_buffer("action_half", torch.from_numpy(np.maximum(half, 1e-6)), persistent=False)
         self.card: dict[str, Any] = {}
         """How it was trained: iterations, gradients, seconds, data; printed beside every score."""
-        frame = self.codec.predicted_size
-        self.inverse = InverseDynamics(self.codec.feature_size, frame, self.action_size, net.width, net.depth)
+        self.inverse: InverseDynamics | None = None
+        if conditioning == "states":  # the others know or sample the actions
+            frame = self.codec.predicted_size
+            self.inverse = InverseDynamics(
+                self.codec.feature_size, frame, self.action_size, net.width, net.depth
+            )
 
     def _history(self, net: NetworkConfig) -> int:
         if self.conditioning == "states":
@@ -119,7 +124,9 @@ class TrajectoryModel(nn.Module):
                     "accepted is 0 (or make it joint)"
                 )
             return 0
-        return net.context_frames - 1 if net.action_history is None else net.action_history
+        if net.action_history is not None:
+            return net.action_history
+        return net.context_frames - 1 if self.conditioning == "joint" else 0
 
     @property
     def context_frames(self) -> int:
@@ -260,7 +267,9 @@ class TrajectoryModel(nn.Module):
         """
         futures, actions = self._sample(context, horizon, num_samples, None, past_actions, generator)
         if actions is None:
-            raise InputError(f"model: its conditioning is '{self.conditioning}'; only 'joint' samples actions")
+            raise InputError(
+                f"model: its conditioning is '{self.conditioning}'; only 'joint' samples actions"
+            )
         return futures, actions
 
     def _sample(
@@ -376,7 +385,14 @@ class TrajectoryModel(nn.Module):
 
     @torch.no_grad()
     def act(self, context: Tensor, next_frame: Tensor) -> Tensor:
-        """Action (B, A), inside the box, that should lead from context (B, C, D) to next_frame (B, D)."""
+        """Action (B, A), inside the box, that should lead from context (B, C, D) to next_frame (B, D).
+
+        Raises InputError for models that know or sample actions themselves.
+        """
+        if self.inverse is None:
+            raise InputError(
+                f"model: its conditioning is '{self.conditioning}'; only 'states' has inverse dynamics"
+            )
         context = context.to(self.device, torch.float32)
         following = self._frame_coordinates(context, next_frame.to(self.device, torch.float32)[:, None])
         return self.unscale_actions(
@@ -446,3 +462,9 @@ class TrajectoryModel(nn.Module):
             },
         )
         save_tensors(folder / WEIGHTS_FILE, self.state_dict(), {"kind": self.kind})
+
+
+def join(condition: Condition) -> Tensor:
+    """What the networks are conditioned on as one tensor: context features (B, F), then the actions if told."""
+    parts = [condition["context"], *([condition["actions"]] if "actions" in condition else [])]
+    return torch.cat(parts, dim=-1)

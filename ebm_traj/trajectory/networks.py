@@ -17,10 +17,14 @@ KERNEL = 3  # frames that a temporal layer looks at
 class Size(Protocol):
     """What a network reads of `NetworkConfig`."""
 
-    window_frames: int
-    width: int
-    depth: int
-    architecture: Architecture
+    @property
+    def window_frames(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def depth(self) -> int: ...
+    @property
+    def architecture(self) -> Architecture: ...
 
 
 class ConditionalNetwork(nn.Module):
@@ -33,6 +37,10 @@ class ConditionalNetwork(nn.Module):
     def forward(self, encoded: Tensor, x: Tensor | None = None, level: Tensor | None = None) -> Tensor:
         """x (B, W * frame_size) or None, level (B,) or None, to (B, outputs) or, per frame, (B, W * outputs)."""
         raise TypeError(f"{type(self).__name__} does not define forward")
+
+    def start_at_zero(self) -> None:
+        """Set the last layer to zero, so that all outputs are 0 until something is learned."""
+        set_to_zero([layer for layer in self.modules() if isinstance(layer, nn.Linear)][-1])
 
 
 def make_network(
@@ -79,14 +87,15 @@ class WindowMLP(ConditionalNetwork):
 
 
 class ResidualMLP(ConditionalNetwork):
-    """A residual encoder of the condition, then `depth` residual blocks over x that each see it again."""
+    """`depth` residual blocks over the condition, then as many over x that each see the result again."""
 
     def __init__(
         self, config: Size, condition_size: int, frame_size: int, outputs: int, per_frame: bool, levels: bool
     ) -> None:
         super().__init__()
         width, window = config.width, config.window_frames
-        self.condition = nn.Sequential(nn.Linear(condition_size, width), ResidualBlock(width))
+        encoder = [ResidualBlock(width) for _ in range(config.depth)]
+        self.condition = nn.Sequential(nn.Linear(condition_size, width), *encoder)
         self.x = nn.Linear(window * frame_size, width, bias=False) if frame_size else None
         self.level = LevelEmbedding(width) if levels else None
         self.blocks = nn.ModuleList(ConditionedBlock(width) for _ in range(config.depth))
@@ -168,8 +177,7 @@ class TemporalBlock(nn.Module):
         super().__init__()
         self.inner = nn.Conv1d(width, width, KERNEL, padding=dilation, dilation=dilation)
         self.outer = nn.Conv1d(width, width, 1)
-        nn.init.zeros_(self.outer.weight)
-        nn.init.zeros_(self.outer.bias)
+        set_to_zero(self.outer)
 
     def forward(self, hidden: Tensor) -> Tensor:
         silu = nn.functional.silu
@@ -231,17 +239,22 @@ def rescale_split_input(condition: nn.Linear, x: nn.Linear | None) -> None:
     if x is not None:
         inputs = condition.in_features + x.in_features
         with torch.no_grad():
-            condition.weight *= math.sqrt(condition.in_features / inputs)
-            condition.bias *= math.sqrt(condition.in_features / inputs)
-            x.weight *= math.sqrt(x.in_features / inputs)
+            condition.weight.mul_(math.sqrt(condition.in_features / inputs))
+            condition.bias.mul_(math.sqrt(condition.in_features / inputs))
+            x.weight.mul_(math.sqrt(x.in_features / inputs))
 
 
 def zero_linear(width: int) -> nn.Linear:
     """A square linear layer that starts at zero."""
     layer = nn.Linear(width, width)
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    set_to_zero(layer)
     return layer
+
+
+def set_to_zero(layer: nn.Module) -> None:
+    """All parameters of a layer, in place."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
 
 
 def parameter_count(module: nn.Module) -> int:

@@ -34,6 +34,7 @@ def paper_ebm() -> EBMConfig:
             energy_regularisation=1.0,
         ),
         proposal="noise",
+        residual=False,
         start_noise=0.3,
         confinement=0.0,
     )

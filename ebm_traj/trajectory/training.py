@@ -102,7 +102,7 @@ def train(
     report = trainer.fit()
     trainer.raw.load_state_dict(trainer.ema.module.state_dict())
 
-    if settings.inverse_iterations:
+    if settings.inverse_iterations and model.inverse is not None:
         _train_inverse(model, windows, settings, out, fabric, identity)
     model.card = {
         "iterations": report.iterations,
@@ -110,7 +110,7 @@ def train(
         "gradients_per_iteration": objective.gradients,
         "train_seconds": round(report.seconds, 1),
         "restarts": report.restarts,
-        "inverse_iterations": settings.inverse_iterations,
+        "inverse_iterations": settings.inverse_iterations if model.inverse is not None else 0,
         "parameters": parameter_count(trainer.raw),
         "device": _device_name(fabric.device),
         "seed": settings.trainer.seed,
@@ -161,6 +161,7 @@ def _train_inverse(
     identity: dict[str, Any],
 ) -> None:
     """Fit the model's inverse dynamics by squared error on the scaled action."""
+    assert model.inverse is not None
     past, frame = model.context_frames, model.codec.predicted_size
 
     @torch.no_grad()

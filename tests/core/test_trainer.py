@@ -1,6 +1,7 @@
 """The loop: resumes to the same weights, goes back after a divergence, logs each iteration once."""
 
 import dataclasses
+import time
 
 import pytest
 import torch
@@ -186,3 +187,95 @@ def test_seeds_depend_on_every_part_and_on_nothing_else():
     assert derive_seed(1, "a") == derive_seed(1, "a")
     assert len({derive_seed(*parts) for parts in [(1, 2), (2, 1), (12,), ("1", 2)]}) == 4
     assert derive_seed(0) == 2631537505891389924
+
+
+# --- validation ---------------------------------------------------------------------------------------
+
+
+def held_out(module) -> dict[str, float]:
+    """A score that rises and falls while the weights move, from the weights alone."""
+    vector = nn.utils.parameters_to_vector(module.parameters())
+    return {"energy_score": float((100 * vector.norm()).sin()), "norm": float(vector.norm())}
+
+
+def scripted(scores: list[float], seen: list[torch.Tensor]):
+    """Gives the scores one by one, and keeps the weights it was shown."""
+
+    def validate(module):
+        seen.append(nn.utils.parameters_to_vector(module.parameters()).clone())
+        return {"energy_score": scores[len(seen) - 1]}
+
+    return validate
+
+
+def test_a_resumed_run_keeps_the_same_best_weights(tmp_path):
+    config = dataclasses.replace(CONFIG, validate_every=4)
+
+    def validated(folder):
+        folder.mkdir(exist_ok=True)
+        return Trainer(contrastive(), batches, config, folder, make_fabric("cpu"), {}, held_out)
+
+    whole = validated(tmp_path / "whole")
+    report = whole.fit()
+    plain = make(tmp_path / "plain", config=dataclasses.replace(config, keep="last"))
+    plain.fit()  # validation changes no step
+    assert torch.equal(*(nn.utils.parameters_to_vector(t.raw.parameters()) for t in (whole, plain)))
+    first = validated(tmp_path / "parts")
+    step, first.step = first.step, lambda: step() if first.iteration < 29 else stop()
+    with pytest.raises(KeyboardInterrupt):
+        first.fit()
+    second = validated(tmp_path / "parts")
+    second.resume()
+    assert second.iteration == 20 and second.best is not None and second.best.iteration <= 20
+    again = second.fit()
+    assert torch.equal(weights(second), weights(whole))
+    assert (again.kept_iteration, again.kept_score) == (report.kept_iteration, report.kept_score)
+    rows = [read_metrics(tmp_path / name / "metrics.csv") for name in ("whole", "parts")]
+    assert rows[0] == rows[1]
+    scores = {row["iteration"]: row["validation/energy_score"] for row in rows[0] if "validation/norm" in row}
+    assert list(scores) == list(range(4, 41, 4))
+    assert min(scores, key=scores.get) == report.kept_iteration
+    third = validated(tmp_path / "parts")  # of the finished run: nothing left to do but to choose
+    third.resume()
+    assert third.fit().kept_iteration == report.kept_iteration and torch.equal(weights(third), weights(whole))
+
+
+@pytest.mark.parametrize(
+    ("keep", "scores", "kept"),
+    [
+        ("best", [3.0, 1.0, 2.0, float("nan"), 1.0], 1),  # the first of equals
+        ("last", [3.0, 1.0, 2.0, 4.0, 5.0], 4),
+        ("best", [float("nan")] * 5, 4),  # nothing to choose by
+    ],
+)
+def test_the_weights_of_the_lowest_score_are_left(tmp_path, keep, scores, kept):
+    seen: list[torch.Tensor] = []
+    config = dataclasses.replace(CONFIG, validate_every=9, keep=keep)  # 9, 18, 27, 36 and the last, 40
+    trainer = Trainer(
+        contrastive(), batches, config, tmp_path, make_fabric("cpu"), {}, scripted(scores, seen)
+    )
+    report = trainer.fit()
+    assert len(seen) == 5 and torch.equal(weights(trainer), seen[kept])
+    assert report.kept_iteration == [9, 18, 27, 36, 40][kept]
+    assert report.kept_score == (1.0 if kept == 1 else None)
+
+
+def test_validation_is_not_counted_as_training_and_may_be_off(tmp_path):
+    def slow(module):
+        time.sleep(0.5)
+        return {"energy_score": 1.0}
+
+    config = dataclasses.replace(CONFIG, validate_every=20)
+    report = Trainer(contrastive(), batches, config, tmp_path, make_fabric("cpu"), {}, slow).fit()
+    assert report.validation_seconds >= 1 and report.seconds < report.validation_seconds
+    (tmp_path / "off").mkdir()
+    off = dataclasses.replace(CONFIG, validate_every=0)
+    report = Trainer(contrastive(), batches, off, tmp_path / "off", make_fabric("cpu"), {}, slow).fit()
+    assert report.validation_seconds == 0 and report.kept_iteration == 40 and report.kept_score is None
+
+
+def test_wrong_settings_of_validation_are_named():
+    with pytest.raises(InputError, match="validate every: -1"):
+        TrainerConfig(validate_every=-1)
+    with pytest.raises(InputError, match="keep: 'first'; accepted are best, last"):
+        TrainerConfig(keep="first")

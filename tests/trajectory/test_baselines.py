@@ -1,6 +1,7 @@
 """Baselines on distributions known in closed form: what they sample, keep along a rollout, and save."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def make(kind: str, dims: int = 1, conditioning="states", **network) -> Trajecto
     return cls(config, spec_of(dims), -np.ones(1), np.ones(1), conditioning)
 
 
-def fit(model: TrajectoryModel, draw, iterations: int = 600, rate: float = 4e-3) -> dict[str, Tensor]:
+def fit(model: TrajectoryModel, draw, iterations: int, rate: float = 1e-2) -> dict[str, Tensor]:
     """Adam with a falling rate and averaged weights, as the trainer does; the last step's figures."""
     objective = model.objective()
     ema = EMA(objective, 0.98)
@@ -74,9 +75,10 @@ def sloped(c: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def two_sided(c: Tensor, generator: torch.Generator) -> Tensor:
-    """c + 1.2 in three of four cases, c - 1.2 else, and noise of 0.1."""
+    """1.5 c + 1.2 in three of four cases, 1.5 c - 1.2 else, and noise of 0.15 + 0.05 c."""
     right = torch.rand(c.shape, generator=generator) < 0.75
-    return c + torch.where(right, 1.2, -1.2) + 0.1 * torch.randn(c.shape, generator=generator)
+    noise = (0.15 + 0.05 * c) * torch.randn(c.shape, generator=generator)
+    return 1.5 * c + torch.where(right, 1.2, -1.2) + noise
 
 
 def drawn_at(model: TrajectoryModel, c: float, rows: int = 4000) -> Tensor:
@@ -85,54 +87,61 @@ def drawn_at(model: TrajectoryModel, c: float, rows: int = 4000) -> Tensor:
         return model._sample_window(condition, torch.Generator().manual_seed(5)).flatten()
 
 
+@pytest.fixture(scope="module")
+def fitted() -> dict[str, TrajectoryModel]:
+    """Each generative baseline fitted to `two_sided`, the ensemble to `sloped`."""
+    models = {kind: make(kind, architecture="residual", width=32) for kind in (*GENERATIVE, "gaussian")}
+    for kind, model in models.items():
+        model.config = dataclasses.replace(model.config, batch_size=128)
+        fit(model, sloped if kind == "gaussian" else two_sided, 150 if kind == "gaussian" else 300)
+    return models
+
+
 # --- what they learn ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", GENERATIVE)
-def test_generative_baselines_sample_both_modes_in_the_right_shares(kind):
-    model = make(kind)
-    fit(model, two_sided)
-    for c in (-0.6, 0.5):
-        drawn = drawn_at(model, c) - c
-        right = drawn > 0
-        assert float(right.float().mean()) == pytest.approx(0.75, abs=0.06)
-        for side, mean in ((drawn[right], 1.2), (drawn[~right], -1.2)):
-            # robust figures: a flow leaves a few samples between the modes
-            assert float(side.median()) == pytest.approx(mean, abs=0.08)
-            spread = side.quantile(0.84) - side.quantile(0.16)
-            assert float(spread) / 2 == pytest.approx(0.1, rel=0.6)
+@pytest.mark.parametrize("c", [-0.6, 0.5])
+def test_generative_baselines_sample_both_modes_in_the_right_shares(fitted, kind, c):
+    drawn = drawn_at(fitted[kind], c) - 1.5 * c
+    right = drawn > 0
+    assert float(right.float().mean()) == pytest.approx(0.75, abs=0.05)
+    for side, mean in ((drawn[right], 1.2), (drawn[~right], -1.2)):
+        # quantiles: a flow leaves a few samples between the modes
+        assert float(side.median()) == pytest.approx(mean, abs=0.06)
+        spread = float(side.quantile(0.84) - side.quantile(0.16)) / 2
+        assert spread == pytest.approx(0.15 + 0.05 * c, rel=0.35)
+    assert float(drawn.mean()) == pytest.approx(0.6, abs=0.15)
+    assert float(drawn.std()) == pytest.approx((0.15**2 + 1.2**2 * 0.75) ** 0.5, rel=0.1)
 
 
-@pytest.mark.parametrize("kind", [*GENERATIVE, "gaussian"])
-def test_mean_and_spread_follow_the_condition(kind):
-    model = make(kind)
-    fit(model, sloped, 400 if kind == "gaussian" else 600)
-    for c in (-0.7, 0.0, 0.7):
-        drawn = drawn_at(model, c)
-        assert float(drawn.mean()) == pytest.approx(2 * c, abs=0.08)
-        assert float(drawn.std()) == pytest.approx(0.4 + 0.3 * c, rel=0.15, abs=0.02)
+@pytest.mark.parametrize("c", [-0.7, 0.0, 0.7])
+def test_mean_and_spread_of_the_ensemble_follow_the_condition(fitted, c):
+    drawn = drawn_at(fitted["gaussian"], c)
+    assert float(drawn.mean()) == pytest.approx(2 * c, abs=0.06)
+    assert float(drawn.std()) == pytest.approx(0.4 + 0.3 * c, rel=0.12)
 
 
 @pytest.mark.parametrize("kind", ["fc", "spectral"])
 def test_regression_gives_the_mean(kind):
     model = make(kind)
-    # held to slope 1 by its layers, a normalised network cannot follow a slope of 2
-    fit(model, lambda c, generator: sloped(0.4 * c, generator), 300)
+    # layers of norm 1 hold a network to slopes below 1
+    slope = 0.2 if kind == "spectral" else 0.8
+    fit(model, lambda c, generator: sloped(slope * c / 2, generator), 150)
     for c in (-0.5, 0.5):
         drawn = drawn_at(model, c, 10)
-        assert torch.equal(drawn, drawn[:1].expand_as(drawn))
-        assert float(drawn[0]) == pytest.approx(0.8 * c, abs=0.1 if kind == "fc" else 0.3)
+        assert torch.allclose(drawn, drawn[:1], atol=1e-6)
+        assert float(drawn[0]) == pytest.approx(slope * c, abs=0.06)
 
 
-def test_a_mixture_gives_the_density_as_its_energy():
-    model = make("mixture")
-    fit(model, two_sided, 300)
+def test_a_mixture_gives_the_density_as_its_energy(fitted):
+    model = fitted["mixture"]
     context, likely, unlikely = torch.zeros(3, 1, 1), torch.full((3, 1, 1), 1.2), torch.zeros(3, 1, 1)
     good, bad = (model.energy(torch.cat([context, x], dim=1)) for x in (likely, unlikely))
     assert (good + 3 < bad).all()
     grid = torch.linspace(-6, 6, 6001)[:, None]
-    mass = (-model._window_energy(grid, {"context": torch.zeros(6001, 1)})).exp().sum() * 12 / 6000
-    assert float(mass) == pytest.approx(1.0, abs=1e-3)
+    density = (-model._window_energy(grid, {"context": torch.zeros(6001, 1)})).exp().detach()
+    assert float(density.sum() * 12 / 6000) == pytest.approx(1.0, abs=1e-3)
 
 
 # --- the ensemble ---------------------------------------------------------------------------------------
@@ -164,7 +173,7 @@ def test_a_future_keeps_its_member_to_its_end_unless_told_not_to(propagation):
 def test_members_learn_from_rows_of_their_own():
     model = make("gaussian")
     objective = model.objective()
-    assert objective.new_rows == 3 * 256 and objective.gradients == 3
+    assert objective.new_rows == 3 * 256 and objective.gradients == 1
     c = torch.randn(objective.new_rows, 1)
     plain = Batch(2 * c, {"context": c})
     x = plain.x.clone()
@@ -189,11 +198,11 @@ def test_the_ensembles_likelihood_is_finite_at_extremes(error):
     assert all(torch.isfinite(p.grad).all() for p in objective.parameters())
 
 
-def test_variances_have_bounds_far_from_the_data():
-    model = make("gaussian")
-    fit(model, sloped, 300)
-    _, log_scale = model.ensemble.predict(0, {"context": torch.linspace(-1e4, 1e4, 101)[:, None]})
-    assert torch.isfinite(log_scale).all() and float(log_scale.exp().max()) < 2
+def test_variances_have_bounds_far_from_the_data(fitted):
+    _, log_scale = fitted["gaussian"].ensemble.predict(
+        0, {"context": torch.linspace(-1e4, 1e4, 101)[:, None]}
+    )
+    assert torch.isfinite(log_scale).all() and float(log_scale.detach().exp().max()) < 2
 
 
 # --- spectral norm --------------------------------------------------------------------------------------
@@ -201,13 +210,14 @@ def test_variances_have_bounds_far_from_the_data():
 
 def norms(model: TrajectoryModel) -> list[float]:
     layers = [m for m in model.predictor.modules() if isinstance(m, (nn.Linear, nn.Conv1d))]
-    return [float(torch.linalg.matrix_norm(layer.weight.flatten(1), 2)) for layer in layers]
+    return [float(torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2)) for layer in layers]
 
 
 @pytest.mark.parametrize("architecture", ["mlp", "residual", "temporal"])
 def test_layers_keep_norm_one_while_training(architecture):
     model = make("spectral", architecture=architecture, window_frames=3)
-    fit(model, lambda c, generator: sloped(c, generator).repeat(1, 3), 150)
+    model.config = dataclasses.replace(model.config, batch_size=32)
+    fit(model, lambda c, generator: sloped(c, generator).repeat(1, 3), 80)
     held = norms(model)
     assert len(held) >= 3 and max(held) <= 1.03 and min(held) > 0.9
 
@@ -240,8 +250,8 @@ def test_averaged_weights_get_a_copy_of_the_spectral_vectors():
 # --- flows ----------------------------------------------------------------------------------------------
 
 
-class Line(nn.Module):
-    """The exact velocity from N(0, 1) to N(3, 0.5^2) at levels -4 to 4."""
+class Narrowing(nn.Module):
+    """The exact velocity from N(0, 1) to N(3, 0.5^2), told times as levels -4 to 4."""
 
     def forward(self, encoded: Tensor, x: Tensor, level: Tensor) -> Tensor:
         t = ((level + 4) / 8)[:, None]
@@ -249,16 +259,16 @@ class Line(nn.Module):
         return 3 + (0.25 * t - (1 - t)) / variance * (x - 3 * t)
 
 
-@pytest.mark.parametrize(("solver", "steps", "error"), [("heun", 10, 0.01), ("midpoint", 10, 0.01), ("euler", 10, 0.2)])
-def test_solvers_carry_noise_to_data_at_their_order(solver, steps, error):
+@pytest.mark.parametrize(("solver", "order"), [("heun", 2), ("midpoint", 2), ("euler", 1)])
+def test_solvers_carry_noise_to_data_at_their_order(solver, order):
     noise = torch.linspace(-3, 3, 101, dtype=torch.float64)[:, None]
     errors = [
-        float((follow(Line(), noise, noise, n, solver) - (3 + 0.5 * noise)).abs().max())
-        for n in (steps, 2 * steps)
+        float((follow(Narrowing(), noise, noise, steps, solver) - (3 + 0.5 * noise)).abs().max())
+        for steps in (10, 20, 40)
     ]
-    assert errors[0] < error
-    order = np.log2(errors[0] / errors[1])
-    assert order == pytest.approx(1.0 if solver == "euler" else 2.0, abs=0.5)
+    assert errors[0] < (0.3 if solver == "euler" else 0.02)
+    # at least: midpoint gains a further order here by symmetry
+    assert all(a / b > 0.8 * 2**order for a, b in itertools.pairwise(errors))
 
 
 @pytest.mark.parametrize("times", ["uniform", "logit_normal"])
@@ -304,7 +314,9 @@ def test_diffusion_is_sampled_by_any_solver(solver):
 @pytest.mark.parametrize("kind", ALL)
 @pytest.mark.parametrize("conditioning", ["states", "actions", "joint"])
 def test_every_architecture_and_conditioning_trains_and_samples(kind, architecture, conditioning):
-    model = make(kind, 2, conditioning, architecture=architecture, context_frames=2, window_frames=3, width=16)
+    model = make(
+        kind, 2, conditioning, architecture=architecture, context_frames=2, window_frames=3, width=16
+    )
     objective = model.objective()
     context, future = torch.randn(objective.new_rows, 2, 2), torch.randn(objective.new_rows, 3, 2)
     actions = torch.rand(objective.new_rows, 3, 1)

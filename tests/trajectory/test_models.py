@@ -22,7 +22,7 @@ from ebm_traj.trajectory.training import TrainSettings, make_fabric, train
 
 NETWORK = NetworkConfig(context_frames=2, width=32, depth=2)
 CHAIN = LangevinConfig(steps=8, step_size=0.1, metropolis=True)
-EBM = EBMConfig(NETWORK, ContrastiveConfig(128, CHAIN, buffer_size=1000))
+EBM = EBMConfig(NETWORK, "contrastive", ContrastiveConfig(128, CHAIN, buffer_size=1000))
 FC = FCConfig(NETWORK, 128)
 CONFIGS = {"ebm": EBM, "fc": FC}
 
@@ -251,7 +251,7 @@ def test_logs_and_card_tell_what_was_done(toy, tmp_path):
     rows = read_metrics(tmp_path / "run" / "metrics.csv")
     assert [row["iteration"] for row in rows] == [50, 100]
     assert {"energy_data", "energy_samples", "acceptance", "gradient_norm", "loss"} <= set(rows[0])
-    assert model.card["iterations"] == 100 and model.card["gradients_per_iteration"] == 9
+    assert model.card["iterations"] == 100 and model.card["gradients_per_iteration"] == 10
     assert model.card["env_id"] == "Toy-v0" and model.card["batch_size"] == 128
 
 

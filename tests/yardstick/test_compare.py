@@ -158,6 +158,16 @@ def test_rows_have_intervals_and_differences_to_the_first_energy_model(compariso
     assert "does not say" in comparison.settings["validity"]
 
 
+def test_memory_and_speed_of_training_are_columns_if_a_card_says_them(comparison):
+    assert "Iterations/s" in text_table(comparison)
+    assert "Memory, MB" not in text_table(comparison)
+    told = dataclasses.replace(comparison.rows[1], card={**comparison.rows[1].card, "peak_memory_mb": 1234.5})
+    rows = [comparison.rows[0], told, *comparison.rows[2:]]
+    text = text_table(dataclasses.replace(comparison, rows=rows))
+    assert "Memory, MB" in text
+    assert "1,234" in text
+
+
 def test_scores_json_has_the_schema_and_finite_numbers_only(comparison, tmp_path):
     def numbers(value):
         if isinstance(value, dict):

@@ -1,0 +1,384 @@
+"""Energies put together at sampling time: ensembles of models, and energies a user writes (goal, obstacle)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ebm_traj.core.annealing import AnnealConfig, EnergyAt
+from ebm_traj.core.checkpoint import save_json
+from ebm_traj.core.energy import UNCONDITIONAL, Condition, Energy, EnergyOfX
+from ebm_traj.core.objectives import Objective
+from ebm_traj.core.proposal import Proposal
+from ebm_traj.errors import InputError
+from ebm_traj.trajectory.ebm import TrajectoryEBM, WindowEnergy, annealed_sample
+from ebm_traj.trajectory.model import CONFIG_FILE, FORMAT, FORMAT_VERSION, TrajectoryModel
+
+FRAMES = "raw_context"
+"""Name of the raw context (B, C, D) in the condition of a guided model."""
+
+EnergyOfFrames = Callable[[Tensor], Tensor]
+"""A user's energy: raw frames (B, W, D) of a window to (B,), in torch, twice differentiable if it is stiff."""
+
+
+class MeanEnergy(Energy):
+    """E(x) = sum_i w_i E_i(x), with weights that sum to 1: the weighted geometric mean of the densities."""
+
+    def __init__(self, parts: Sequence[Energy], weights: Sequence[float]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+        self.weights = tuple(weights)
+
+    def forward(self, x: Tensor, condition: Condition = UNCONDITIONAL) -> Tensor:
+        return self._mean([part(x, condition) for part in self.parts])
+
+    def bind(self, condition: Condition) -> EnergyOfX:
+        bound = [cast(Energy, part).bind(condition) for part in self.parts]
+        return lambda x: self._mean([energy(x) for energy in bound])
+
+    def bind_levels(self, condition: Condition) -> EnergyAt:
+        """The same of noise-conditional energies, at each noise level."""
+        bound = [cast(Any, part).bind_levels(condition) for part in self.parts]
+
+        def at(level: Tensor) -> EnergyOfX:
+            energies = [energy_at(level) for energy_at in bound]
+            return lambda x: self._mean([energy(x) for energy in energies])
+
+        return at
+
+    def _mean(self, values: list[Tensor]) -> Tensor:
+        return torch.stack([weight * value for weight, value in zip(self.weights, values, strict=True)]).sum(
+            0
+        )
+
+
+class DealtProposal(Proposal):
+    """Row i starts where the proposal of member i mod n starts it: samples of a context share them evenly."""
+
+    def __init__(self, parts: Sequence[Proposal]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def sample(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
+        return self._dealt(condition, lambda part, rows: part.sample(rows, generator))
+
+    def scale(self, condition: Condition) -> Tensor | None:
+        scales = [cast(Proposal, part).scale(condition) for part in self.parts]
+        if any(scale is None for scale in scales):
+            return None
+        return self._dealt(condition, lambda part, rows: cast(Tensor, part.scale(rows)))
+
+    def _dealt(self, condition: Condition, of: Callable[[Proposal, Condition], Tensor]) -> Tensor:
+        count, rows = len(self.parts), len(next(iter(condition.values())))
+        found: Tensor | None = None
+        for i, part in enumerate(list(self.parts)[:rows]):
+            values = of(cast(Proposal, part), {name: value[i::count] for name, value in condition.items()})
+            if found is None:
+                found = values.new_empty(rows, *values.shape[1:])
+            found[i::count] = values
+        assert found is not None
+        return found
+
+
+class MeanInverse(nn.Module):
+    """The mean of what the members' inverse dynamics say."""
+
+    def __init__(self, parts: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, condition: Condition) -> Tensor:
+        return torch.stack([part(condition) for part in self.parts]).mean(0)
+
+
+class ComposedEBM(TrajectoryEBM):
+    """An energy model whose energy is put together from others; it has no weights of its own."""
+
+    def _take_after(self, other: TrajectoryEBM) -> None:
+        """Set this model up as `other` is, without its networks."""
+        TrajectoryModel.__init__(
+            *(self, other.config, other.spec, other.action_low, other.action_high),
+            conditioning=other.conditioning,
+            use_given=other.use_given,
+        )
+        self.inverse = None
+        self.to(other.device)
+        self._sampler = other._sampler
+
+    def _sample_window(self, condition: dict[str, Tensor], generator: torch.Generator | None) -> Tensor:
+        sampler = self.sampler
+        if isinstance(sampler, AnnealConfig):
+            energy = cast(WindowEnergy, self.window_energy)  # has `bind_levels` as well
+            return annealed_sample(energy, condition, self.target_size, sampler, generator)
+        return super()._sample_window(condition, generator)
+
+
+class EnergyEnsemble(ComposedEBM):
+    """Energy models whose energies are averaged: one sampler, futures that all members find likely.
+
+    exp(-mean E_i) is the geometric mean of the densities, a product of experts with exponents 1/n (Hinton
+    2002). What members know alike stays; what each has made up for itself is averaged out. Noise-conditional
+    energies are averaged at every noise level. The blurred geometric mean is not quite the geometric mean of
+    the blurred ones, so where members differ much a flow through the levels ends beside the mean energy's own
+    distribution; MCMC at the levels (solver `langevin`) or the corrector removes that (Du et al. 2023,
+    2302.11552).
+
+    Members must agree in spec with statistics, coordinates, frames, conditioning and in whether the energy has
+    noise levels; architecture, size and way of training may differ.
+    """
+
+    kind = "ensemble"
+
+    def __init__(self, models: Sequence[TrajectoryEBM], weights: Sequence[float] | None = None) -> None:
+        """`weights`, all above 0, are brought to sum 1; equal ones by default. Sampler: the first member's.
+
+        Raises InputError that names what members differ in.
+        """
+        if not models:
+            raise InputError("ensemble: no members; accepted are one and more")
+        for i, model in enumerate(models):
+            if not isinstance(model, TrajectoryEBM):
+                raise InputError(f"ensemble: member {i} is of kind '{model.kind}'; accepted is ebm")
+            _require_alike(i, model, models[0])
+        weights = [1.0] * len(models) if weights is None else list(weights)
+        if len(weights) != len(models) or not all(0 < weight < float("inf") for weight in weights):
+            raise InputError(f"ensemble weights: {weights}; accepted are {len(models)} numbers above 0")
+        self._take_after(models[0])
+        self.members = nn.ModuleList(models)
+        self.weights = tuple(weight / sum(weights) for weight in weights)
+        self.window_energy = MeanEnergy([model.window_energy for model in models], self.weights)
+        self.proposal = DealtProposal([model.proposal for model in models])
+        inverses = [model.inverse for model in models]
+        if all(inverse is not None for inverse in inverses):
+            self.inverse = cast(Any, MeanInverse(cast(list[nn.Module], inverses)))
+        self.card = {"members": [model.card for model in models], "weights": list(self.weights)}
+        self.train(models[0].training)
+
+    def objective(self) -> Objective:
+        raise InputError("ensemble: its members are trained one by one, each with its own seed")
+
+    def save(self, folder: str | Path) -> None:
+        """Write every member into a folder of its own under `folder`, then `model.json` that lists them."""
+        folder = Path(folder)
+        names = [f"member-{i}" for i in range(len(self.members))]
+        for name, member in zip(names, self.members, strict=True):
+            cast(TrajectoryModel, member).save(folder / name)
+        save_json(
+            folder / CONFIG_FILE,
+            {
+                "format": FORMAT,
+                "version": FORMAT_VERSION,
+                "kind": self.kind,
+                "members": names,
+                "weights": list(self.weights),
+            },
+        )
+
+    @classmethod
+    def read(
+        cls, folder: Path, saved: Mapping[str, Any], load: Callable[[Path], TrajectoryModel]
+    ) -> "EnergyEnsemble":
+        """The ensemble of a folder; `saved` is its `model.json`, `load` reads a member's folder."""
+        members = [load(folder / name) for name in saved["members"]]
+        return cls(cast(Sequence[TrajectoryEBM], members), saved["weights"])
+
+
+class GuidedEnergy(Energy):
+    """E(x | c) + sum_k w_k U_k(frames of x), for energies U_k that a user writes on raw frames.
+
+    Without noise levels, and as `energy` of a window, that is all there is to it. At a noise level sigma, x is
+    data and noise, and what U adds is -log E[exp(-U(x0)) | x], with x0 the data that x may come from. U at x
+    itself is wrong there, and the flow's steps (about sigma^2 dU/dx) blow up where U curves by more than
+    1/sigma^2. U at the mean m = E[x0 | x] (Tweedie's formula; Chung et al. 2023, 2209.14687) stays on the data
+    but pulls too hard while x0 is still uncertain. Taken to second order around m the expectation is that pull
+    over 1 + v kappa: v is the variance of x0, exact for a Gaussian (sigma^2 dm/dx, Boys et al. 2023,
+    2310.06721), kappa >= 0 the curvature of U, each along U's own slope. The sum is then exact for a quadratic
+    U of one direction (a coordinate's goal) on a Gaussian density; no step leaps beyond the goal however stiff
+    U is (as in the pseudo-inverse guidance of Song et al. 2023); a linear U is left as it is; and at the lowest
+    level it becomes U at the mean. It costs the energy's second derivative: three to four plain gradients.
+    """
+
+    def __init__(
+        self,
+        model: TrajectoryEBM,
+        energies: Mapping[str, EnergyOfFrames],
+        weights: Mapping[str, float],
+    ) -> None:
+        super().__init__()
+        self.base = model.window_energy
+        self._model = [model]  # in a list: its modules are registered once, by the guided model
+        self.energies = dict(energies)
+        self.weights = dict(weights)
+
+    def forward(self, x: Tensor, condition: Condition = UNCONDITIONAL) -> Tensor:
+        return self.base(x, condition) + self.added(x, condition)
+
+    def bind(self, condition: Condition) -> EnergyOfX:
+        base = self.base.bind(condition)
+        return lambda x: base(x) + self.added(x, condition)
+
+    def bind_levels(self, condition: Condition) -> EnergyAt:
+        """The guided energy at each noise level; its gradient is that of the class's formula."""
+        base = cast(Any, self.base).bind_levels(condition)
+
+        def at(level: Tensor) -> EnergyOfX:
+            energy = base(level)
+            return lambda x: self._at_level(x, energy, level, condition)
+
+        return at
+
+    def added(self, x: Tensor, condition: Condition) -> Tensor:
+        """sum_k w_k U_k (B,) of coordinates x (B, n)."""
+        return torch.stack([energy(x) for energy in self._parts(condition)]).sum(0)
+
+    def _parts(self, condition: Condition) -> list[EnergyOfX]:
+        """Each weighted energy as a function of coordinates."""
+
+        def part(name: str, function: EnergyOfFrames) -> EnergyOfX:
+            def energy(x: Tensor) -> Tensor:
+                values = function(self._model[0].decode(condition[FRAMES], x)[0])
+                if not isinstance(values, Tensor) or values.shape != x.shape[:1]:
+                    shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+                    raise InputError(f"energy '{name}': gave {shape}; accepted is ({len(x)},)")
+                return self.weights[name] * values
+
+            return energy
+
+        return [part(name, function) for name, function in self.energies.items()]
+
+    def _at_level(self, x: Tensor, energy: EnergyOfX, level: Tensor, condition: Condition) -> Tensor:
+        variance = level.square()
+        with torch.enable_grad():
+            here = x.detach().requires_grad_(True)
+            value = energy(here)
+            (slope,) = torch.autograd.grad(value.sum(), here, create_graph=True)
+            mean = here - variance[:, None] * slope
+            pulls, total = [], value.detach()
+            for part in self._parts(condition):
+                added, pull, curvature = _slope_and_curvature(part, mean.detach())
+                pulls.append((added, pull, curvature))
+            change = slope.detach()
+            for added, pull, curvature in pulls:
+                (back,) = torch.autograd.grad((mean * pull).sum(), here, retain_graph=True)  # (dm/dx)^T dU/dm
+                along = _ratio((pull * back).sum(-1), pull.square().sum(-1)).clamp_min(0)
+                share = 1 / (1 + variance * along * curvature)
+                total = total + share * added
+                change = change + share[:, None] * back
+        if not x.requires_grad:
+            return total
+        # a value with a known gradient, so that samplers need not differentiate all this again
+        line = (x * change).sum(-1)
+        return total + line - line.detach()
+
+
+class GuidedModel(ComposedEBM):
+    """An energy model and energies of a user's own, summed inside the sampler; the same interface.
+
+    `energies` map raw frames (B, W, D) of a window, given dimensions and all, to (B,): a goal, an obstacle, a
+    wish for smoothness. They are added to E of each window as they are, so an energy of 1 makes a window e
+    times less likely, and 1/2 |s - g|^2 / r^2 asks for s within about r of g. `GuidedEnergy` says how they are
+    taken at noise levels.
+    """
+
+    kind = "guided"
+
+    def __init__(
+        self,
+        model: TrajectoryEBM,
+        energies: Mapping[str, EnergyOfFrames],
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
+        """`weights` are factors of the energies, by name; 1 for those not named. Sampler: the model's.
+
+        Raises InputError if the model has no energy to add to, or a weight no energy.
+        """
+        if not isinstance(model, TrajectoryEBM):
+            raise InputError(f"guided model: a model of kind '{model.kind}'; accepted are ebm and ensemble")
+        if not energies:
+            raise InputError("guided model: no energies; accepted are one and more")
+        weights = dict(weights or {})
+        for name, weight in weights.items():
+            if name not in energies:
+                raise InputError(f"weight of '{name}': no such energy; there are {', '.join(energies)}")
+            if not np.isfinite(weight):
+                raise InputError(f"weight of '{name}': {weight}; accepted are finite numbers")
+        self._take_after(model)
+        self.model = model
+        self.window_energy = GuidedEnergy(
+            model, energies, {name: weights.get(name, 1.0) for name in energies}
+        )
+        self.proposal = model.proposal
+        self.inverse = model.inverse
+        self.card = model.card
+        self.train(model.training)
+
+    def condition(
+        self, context: Tensor, actions: Tensor | None = None, past_actions: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """What the model is conditioned on, and the raw context, from which coordinates are decoded."""
+        return {**self.model.condition(context, actions, past_actions), FRAMES: context}
+
+    def objective(self) -> Objective:
+        raise InputError("guided model: the model in it is trained by itself")
+
+    def save(self, folder: str | Path) -> None:
+        raise InputError("guided model: its energies are functions and cannot be saved; save the model in it")
+
+
+def _slope_and_curvature(energy: EnergyOfX, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """U (B,), dU/dm (B, n) and the curvature of U along its slope (B,), 0 where it bends down; detached."""
+    point = at.detach().requires_grad_(True)
+    value = energy(point)
+    if not value.requires_grad:  # a constant
+        return value.detach(), torch.zeros_like(at), torch.zeros_like(value)
+    (slope,) = torch.autograd.grad(value.sum(), point, create_graph=True)
+    direction = slope.detach()
+    bend = torch.zeros_like(at)
+    if slope.requires_grad:  # else U is linear
+        (found,) = torch.autograd.grad((slope * direction).sum(), point, allow_unused=True)
+        bend = bend if found is None else found
+    curvature = _ratio((bend * direction).sum(-1), direction.square().sum(-1)).clamp_min(0)
+    return value.detach(), direction, curvature
+
+
+def _ratio(above: Tensor, below: Tensor) -> Tensor:
+    """above / below, 0 where below is."""
+    return torch.where(below > 0, above / below.clamp_min(torch.finfo(below.dtype).tiny), 0.0)
+
+
+def _require_alike(number: int, model: TrajectoryEBM, first: TrajectoryEBM) -> None:
+    """InputError that names what member `number` and the first differ in."""
+
+    def differs(what: str, found: Any, wanted: Any) -> InputError:
+        return InputError(
+            f"ensemble: member {number} differs from member 0 in {what}: {found} against {wanted}"
+        )
+
+    difference = model.spec.difference(first.spec)
+    if difference:
+        raise InputError(f"ensemble: member {number} differs from member 0 in its state spec: {difference}")
+    for name in ("mean", "std", "change_std"):
+        if not np.array_equal(getattr(model.spec, name), getattr(first.spec, name)):
+            raise InputError(
+                f"ensemble: member {number} differs from member 0 in the {name} of its training data; "
+                "train the members on one data set"
+            )
+    for name in ("conditioning", "use_given", "context_frames", "window_frames", "action_history"):
+        found, wanted = getattr(model, name), getattr(first, name)
+        if found != wanted:
+            raise differs(name.replace("_", " "), found, wanted)
+    found, wanted = model.network_config.coordinates, first.network_config.coordinates
+    if found != wanted:
+        raise differs("coordinates", found, wanted)
+    for name in ("action_low", "action_high"):
+        if not np.array_equal(getattr(model, name), getattr(first, name)):
+            raise differs(name.replace("_", " "), getattr(model, name), getattr(first, name))
+    if model.config.has_levels != first.config.has_levels:
+        raise differs("noise levels", model.config.training, first.config.training)
+    if first.config.has_levels and model.config.denoising.sigma_min != first.config.denoising.sigma_min:
+        raise differs(
+            "its lowest noise level", model.config.denoising.sigma_min, first.config.denoising.sigma_min
+        )

@@ -1,0 +1,194 @@
+"""Held-out figures during training: how well the averaged weights predict episodes of the validation split.
+
+By these, never by the test split, training chooses the weights to keep.
+"""
+
+import copy
+import math
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ebm_traj.core.annealing import AnnealConfig, anneal
+from ebm_traj.core.langevin import langevin
+from ebm_traj.core.seeding import derive_seed, seeded_generator
+from ebm_traj.datasets.recording import Recording
+from ebm_traj.datasets.splits import Split, split_code
+from ebm_traj.trajectory.ebm import TrajectoryEBM
+from ebm_traj.trajectory.model import TrajectoryModel
+from ebm_traj.yardstick.scores import energy_score, motion_ratio, normalise
+
+CONTEXTS, FUTURES, STEPS = 128, 4, 8  # one to two seconds for a network 256 wide on one core
+ENERGY_WINDOWS = 512  # of each split
+
+
+class ValidationScore:
+    """Scores a model on contexts drawn once from the validation split; the same ones, and noise, every time.
+
+    `energy_score` is that of the yardstick against the one recorded continuation, mean |x_m - y| - 1/2 mean
+    |x_m - x_m'|, averaged over contexts and steps: proper, so its expectation is lowest for the true
+    distribution, though above 0 even there. Because contexts and noise stay, two calls differ by the weights.
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        model: TrajectoryModel,
+        *,
+        contexts: int = CONTEXTS,
+        futures: int = FUTURES,
+        steps: int = STEPS,
+        seed: int = 0,
+    ) -> None:
+        """Takes context, window and history of `model`; fewer steps or contexts if episodes have no more.
+
+        At least one whole window is predicted. Raises InputError if no validation episode is that long.
+        """
+        past, self.futures, self.seed = model.context_frames, futures, seed
+        longest = int(recording.lengths[recording.episode_rows("validation")].max()) + 1
+        self.steps = max(model.window_frames, min(steps, longest - past))
+        rng = np.random.default_rng(derive_seed("validation", seed))
+        states, actions = _draw(recording, "validation", past + self.steps, contexts, rng)
+        self.truth = states[:, past:]
+        self.context = torch.from_numpy(states[:, :past])
+        self.future_actions = torch.from_numpy(actions[:, None, past - 1 : past - 1 + self.steps])
+        self.past_actions = torch.from_numpy(actions[:, : past - 1])
+        self.windows = {}
+        if model.has_energy:
+            length = past + model.window_frames
+            for name, split in (("held_out", "validation"), ("train", "train")):
+                self.windows[name] = _draw(recording, split, length, ENERGY_WINDOWS, rng)
+
+    def __len__(self) -> int:
+        """How many contexts there are."""
+        return len(self.truth)
+
+    @torch.no_grad()
+    def __call__(self, model: TrajectoryModel) -> dict[str, float]:
+        """Figures of a model: `energy_score`, `energy_score_1` (first step), `motion` (sampled over recorded).
+
+        With an energy also `energy_held_out` and `energy_train` (means over windows; apart, the energy has
+        learned its training data by heart), and of its sampler `displacement` and `acceptance`, see
+        `sampler_figures`.
+        """
+        device = model.device
+        generator = seeded_generator(device, "validation", self.seed)
+        futures = model.sample(
+            *(self.context, self.steps, self.futures),
+            actions=self.future_actions if model.conditioning == "actions" else None,
+            past_actions=self.past_actions if model.action_history else None,
+            generator=generator,
+        )
+        truth = normalise(self.truth, model.spec)
+        sampled = normalise(futures.cpu().numpy(), model.spec)
+        scores = energy_score(sampled, truth[:, None])
+        present = normalise(self.context[:, -1:].numpy(), model.spec)
+        moved = np.concatenate([np.repeat(present[:, None], self.futures, 1), sampled], axis=2)
+        found = {
+            "energy_score": float(scores.mean()),
+            "energy_score_1": float(scores[:, 0].mean()),
+            "motion": motion_ratio(
+                moved.reshape(-1, *moved.shape[2:]), np.concatenate([present, truth], axis=1), model.spec
+            ),
+        }
+        for name, (states, actions) in self.windows.items():
+            found[f"energy_{name}"] = float(_energy(model, states, actions).mean())
+        if isinstance(model, TrajectoryEBM):
+            past = self.past_actions.to(device) if model.action_history else None
+            told = self.future_actions[:, 0, : model.window_frames].to(device)
+            condition = model.condition(self.context.to(device), told, past)
+            found |= sampler_figures(model, condition, generator)
+        return found
+
+
+def make_validation(
+    model: TrajectoryModel,
+    recording: Recording,
+    *,
+    contexts: int = CONTEXTS,
+    futures: int = FUTURES,
+    steps: int = STEPS,
+    seed: int = 0,
+) -> Callable[[nn.Module], dict[str, float]] | None:
+    """What a `Trainer` of `model.objective()` takes as `validate`; None, with a warning, if nothing is held out.
+
+    The averaged weights come as an objective. They are loaded into the objective of a copy of the model, which
+    shares its networks with that copy; the model in training is not touched.
+    """
+    needed = model.context_frames + model.window_frames
+    held_out = recording.split == split_code("validation")
+    if not np.any(recording.lengths[held_out] + 1 >= needed):
+        warnings.warn(
+            f"{recording.folder}: no validation episode of {needed} frames or more; nothing is validated and "
+            "the last weights are kept",
+            stacklevel=2,
+        )
+        return None
+    score = ValidationScore(recording, model, contexts=contexts, futures=futures, steps=steps, seed=seed)
+    twin = copy.deepcopy(model).eval()
+    objective = twin.objective()
+
+    def validate(averaged: nn.Module) -> dict[str, float]:
+        objective.load_state_dict(averaged.state_dict())
+        return score(twin.eval())
+
+    return validate
+
+
+def sampler_figures(
+    model: TrajectoryEBM, condition: dict[str, Tensor], generator: torch.Generator | None
+) -> dict[str, float]:
+    """How the model's sampler walks under a condition (B, ...), over one window.
+
+    `displacement`: root mean square, in coordinates, of what a chain moves from its start; of an annealed
+    sampler, what the corrector moves the solver's result, and nothing where there is no corrector.
+    `acceptance`: share of accepted Metropolis steps, where there are any.
+    """
+    sampler = model.sampler
+    if not isinstance(sampler, AnnealConfig):
+        start = model.proposal.sample(condition, generator)
+        scale = model.proposal.scale(condition)
+        energy = model.window_energy.bind(condition)
+        chain = langevin(energy, start, sampler, scale=scale, generator=generator)
+        found = {"displacement": _rms(chain.x - start)}
+        return found | ({"acceptance": float(chain.acceptance)} if sampler.metropolis else {})
+    if not sampler.corrector_steps:
+        return {}
+    context = condition["context"]
+    start = torch.empty(len(context), model.target_size, device=context.device).normal_(generator=generator)
+    energy_at = model.window_energy.bind_levels(condition)
+    chain = anneal(energy_at, start, sampler, generator=generator, record=True)
+    assert chain.trace is not None
+    corrected = -2 if sampler.denoise else -1
+    return {
+        "displacement": _rms(chain.trace[corrected] - chain.trace[corrected - 1]),
+        "acceptance": float(chain.acceptance),
+    }
+
+
+def _draw(
+    recording: Recording, split: Split, length: int, count: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """States (n, length, D) and actions (n, length, A) of `count` different windows, or of all there are."""
+    places = recording.window_places(length, split=split)
+    numbers = rng.choice(len(places), min(count, len(places)), replace=False)
+    return recording.read_windows(places.at(np.sort(numbers)), length)
+
+
+def _energy(model: TrajectoryModel, states: np.ndarray, actions: np.ndarray) -> Tensor:
+    """Energies (n,) of recorded windows."""
+    past, history = model.context_frames, model.action_history
+    taken = torch.from_numpy(actions).to(model.device)
+    future = taken[:, past - 1 : past - 1 + model.window_frames]
+    return model.energy(
+        torch.from_numpy(states),
+        None if model.conditioning == "states" else future,
+        taken[:, past - 1 - history : past - 1] if history else None,
+    )
+
+
+def _rms(values: Tensor) -> float:
+    return math.sqrt(float(values.square().mean()))
