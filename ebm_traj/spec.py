@@ -116,7 +116,7 @@ class StateSpec:
 
     @property
     def given_quaternions(self) -> list[NDArray[np.intp]]:
-        """For each quaternion among the given dimensions its four indices: neighbours named *_qw, _qx, _qy, _qz."""
+        """Four indices for each quaternion among the given dimensions: neighbours named *_qw, *_qx, ..."""
         endings = ("_qw", "_qx", "_qy", "_qz")
         return [
             np.arange(i, i + 4)

@@ -26,8 +26,8 @@ class Args:
     out: Path
     """Folder of the run; it must not exist yet, unless --resume."""
     model: Literal["ebm", "fc", "gaussian", "mixture", "flow", "diffusion"] = "ebm"
-    """Energy model, or a baseline: fully connected (squared error), ensemble of Gaussians, mixture density, flow
-    matching, diffusion. --help shows the settings of the model named before it."""
+    """Energy model, or a baseline: fully connected (squared error), ensemble of Gaussians, mixture density,
+    flow matching, diffusion. --help shows the settings of the model named before it."""
     conditioning: Conditioning = "states"
     """states: predict states. actions: told the actions to come. joint: predict states and actions."""
     goal: bool | None = None

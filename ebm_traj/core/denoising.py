@@ -1,4 +1,4 @@
-"""Denoising score matching of an energy over all noise levels: shape and scale, without a sampler in training."""
+"""Denoising score matching of an energy over all noise levels; training needs no sampler."""
 
 import dataclasses
 

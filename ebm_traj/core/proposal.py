@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,7 @@ class Proposal(nn.Module):
         raise TypeError(f"{type(self).__name__} does not define sample")
 
     def start(self, condition: Condition, generator: torch.Generator | None = None) -> Start:
-        """A start for each row and the component of q that it was drawn from, for q without components none."""
+        """A start for each row, and the component of q that it was drawn from if q has any."""
         return Start(self.sample(condition, generator), {})
 
     def log_prob(self, x: Tensor, condition: Condition) -> Tensor:
@@ -134,7 +134,7 @@ class MixtureProposal(Proposal):
     first_log_scales: Tensor
 
     def __init__(
-        self, network: nn.Module, read: Callable[[Condition], Tensor], components: int, box: bool = False
+        self, network: nn.Module, read: Callable[[Condition], Any], components: int, box: bool = False
     ) -> None:
         """`network` maps `read(condition)` (B, f) to (B, `outputs(n, components, box)`).
 
@@ -171,8 +171,9 @@ class MixtureProposal(Proposal):
     def start(self, condition: Condition, generator: torch.Generator | None = None) -> Start:
         """Starts, and the component of each.
 
-        Its scale preconditions a chain and keeps detailed balance: it stays as it was drawn, whatever the x the
-        chain walks to. A chain that also keeps to its component (`ResidualEnergy`) is stationary from the start.
+        Its scale preconditions a chain and keeps detailed balance: it stays as it was drawn, whatever the x
+        the chain walks to. A chain that also keeps to its component (`ResidualEnergy`) is stationary from the
+        start.
         """
         log_weights, means, log_scales = self.mixture(condition)
         picked = torch.multinomial(log_weights.exp(), 1, generator=generator)  # (B, 1)
@@ -214,7 +215,7 @@ class MixtureProposal(Proposal):
         return centre, spread.sqrt()
 
     def scale(self, condition: Condition) -> Tensor | None:
-        """The scale of the chain's own component if the condition holds it, else that of the whole mixture."""
+        """The scale of the chain's own component if the condition holds it, else the whole mixture's."""
         return condition[SCALE] if SCALE in condition else self.mean_and_scale(condition)[1]
 
     def loss(self, x: Tensor, condition: Condition) -> Tensor | None:
@@ -225,9 +226,9 @@ class ResidualEnergy(Energy):
     """A learned energy on top of a proposal's: E(x | c) = -log q(x | c) + correction(x | c).
 
     If the condition names the component k of q in which a chain was started, E is that component's own,
-    -log q(x | c, k) + correction: q then is a Gaussian (or a box), the chain is stationary from its start as far
-    as the correction is small, and the shares of the components stay those that q learned. The proposal is held
-    fixed here; its own loss trains it.
+    -log q(x | c, k) + correction: q then is a Gaussian (or a box), the chain is stationary from its start as
+    far as the correction is small, and the shares of the components stay those that q learned. The proposal
+    is held fixed here; its own loss trains it.
     """
 
     def __init__(self, proposal: Proposal, correction: Energy) -> None:
@@ -253,7 +254,7 @@ class ResidualEnergy(Energy):
 
 
 def component_energy(x: Tensor, condition: Condition) -> Tensor:
-    """-log of the component's density (B,) up to a constant: |(x - m) / s|^2 / 2, or a box with hard walls."""
+    """-log density (B,) of the component up to a constant: |(x - m) / s|^2 / 2, or a box with hard walls."""
     boxed = condition[BOXED]
     white = (x - condition[CENTRE]) / condition[SCALE]
     outside = ((x.detach().abs() > 1) & (boxed > 0)).any(-1)

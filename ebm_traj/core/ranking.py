@@ -45,8 +45,13 @@ class RankingNCE(Objective):
     sends no gradient to it.
     """
 
-    def __init__(self, energy: Energy, proposal: Proposal, config: RankingConfig) -> None:
-        """Raises InputError if the proposal has no density."""
+    def __init__(
+        self, energy: Energy, proposal: Proposal, config: RankingConfig, *, fit_proposal: bool = True
+    ) -> None:
+        """`fit_proposal` False leaves the proposal's own loss to another objective.
+
+        Raises InputError if the proposal has no density.
+        """
         super().__init__()
         if config.corrected and type(proposal).log_prob is Proposal.log_prob:
             raise InputError(
@@ -90,7 +95,7 @@ class RankingNCE(Objective):
                 # share of the draws that count under the energy; towards 1 / K where q is far from it
                 "effective_samples": (1 / weights.square().sum(1)).mean() / draws,
             }
-        proposal_loss = self.proposal.loss(batch.x, batch.condition)
+        proposal_loss = self.proposal.loss(batch.x, batch.condition) if self.fit_proposal else None
         if proposal_loss is not None:
             loss = loss + proposal_loss
             figures["proposal_loss"] = proposal_loss.detach()

@@ -62,8 +62,8 @@ class TrainerConfig:
     validate_every: int = 500
     """Iterations between looks at held-out data, where there are any; 0 for none."""
     keep: Keep = "best"
-    """best: end with the averaged weights of the lowest held-out energy score. last: with the last ones, which
-    are also what is left where nothing was validated."""
+    """best: end with the averaged weights of the lowest held-out energy score. last: with the last ones, as
+    also where nothing was validated."""
     energy_limit: float = 1e4
     """Mean energies beyond +- this count as a divergence."""
     max_restarts: int = 5

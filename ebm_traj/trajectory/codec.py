@@ -79,7 +79,7 @@ class WindowCodec(nn.Module):
         self.target_size = window_frames * self.predicted_size
 
     def features(self, context: Tensor) -> Tensor:
-        """(B, C, D) raw to (B, F): the last frame as z-scores, its rotations, the C - 1 changes that led to it."""
+        """(B, C, D) raw to (B, F): the last frame as z-scores, its rotations, the C - 1 changes before."""
         context = context * self._signs(context)
         last = (context[:, -1, self.seen] - self.last_mean) / self.last_std
         changes = context[:, :, self.predicted].diff(dim=1) / self.change_std

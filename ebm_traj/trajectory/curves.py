@@ -221,17 +221,20 @@ def _scale(ax: Axes, values: NDArray[np.float64], panel: Panel) -> None:
 
 
 def _mark(ax: Axes, iteration: int, score: float, last: float, theme: Theme) -> None:
-    """The lowest held-out score and its iteration; the label stands where there is room."""
+    """The lowest held-out score and its iteration, above it where a falling curve leaves room."""
     ax.plot([iteration], [score], "o", color=theme.ink, markersize=6, zorder=6)
     right = iteration > last / 2
     ax.annotate(
         f"{score:.4g} at {iteration:,}",
-        *((iteration, score), (-8 if right else 8, 14)),
+        *((iteration, 1.0), (-6 if right else 6, -4)),
+        xycoords=ax.get_xaxis_transform(),
         textcoords="offset points",
         ha="right" if right else "left",
+        va="top",
         color=theme.ink,
         fontsize=8.5,
         fontweight="bold",
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
     )
 
 

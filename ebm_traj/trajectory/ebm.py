@@ -1,4 +1,4 @@
-"""The temporal energy model: an energy of (context, following frames), its ways of training and of sampling."""
+"""The temporal energy model: an energy of (context, following frames), its training and its sampling."""
 
 import dataclasses
 from typing import Literal, get_args
@@ -12,8 +12,8 @@ from ebm_traj.core.contrastive import ContrastiveConfig, ContrastiveDivergence
 from ebm_traj.core.denoising import LEVEL, AtLevel, DenoisingConfig, DenoisingScoreMatching
 from ebm_traj.core.energy import UNCONDITIONAL, Condition, Energy, EnergyOfX, energy_and_gradient
 from ebm_traj.core.langevin import LangevinConfig, langevin
-from ebm_traj.core.objectives import Objective
 from ebm_traj.core.likelihood import Likelihood
+from ebm_traj.core.objectives import Objective
 from ebm_traj.core.proposal import (
     GaussianProposal,
     MixtureProposal,
@@ -33,8 +33,11 @@ ProposalName = Literal["mixture", "gaussian", "noise"]
 # a start's own component is the unit of its chain, in which 0.3 is near the best step for some 50 dimensions
 # (Roberts & Rosenthal 1998)
 DEFAULT_CONTRASTIVE = ContrastiveConfig(
-    batch_size=128, langevin=LangevinConfig(steps=10, step_size=0.3, metropolis=True)
+    batch_size=128,
+    langevin=LangevinConfig(steps=10, step_size=0.3, metropolis=True),
+    energy_regularisation=0.25,  # a correction of a few nats; with 0.01 it outran its chains (acceptance 0.02)
 )
+ENERGY_START = 0.75  # share of a run after which the energy joins in
 DEFAULT_ANNEALING = AnnealConfig(steps=12, sigma_max=5.0, sigma_min=0.02, solver="heun")
 DEFAULT_START = AnnealConfig(steps=8, sigma_max=5.0, sigma_min=0.02, solver="multistep", denoise=False)
 
@@ -46,11 +49,11 @@ class EBMConfig:
     network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     """Window and network size."""
     training: Training = "contrastive"
-    """contrastive: contrastive divergence with Langevin chains and replay. ranking: noise-contrastive estimation.
-    denoising: score matching of an energy at all noise levels, sampled through them. combined: denoising, and
-    contrastive divergence at the lowest level."""
+    """contrastive: contrastive divergence with Langevin chains and replay. ranking: noise-contrastive
+    estimation. denoising: score matching of an energy at all noise levels, sampled through them. combined:
+    denoising, and contrastive divergence at the lowest level."""
     proposal: ProposalName = "mixture"
-    """Where chains start: a learned mixture of Gaussians, one Gaussian, or the last frame plus uniform noise."""
+    """Where chains start: a learned mixture of Gaussians, one Gaussian, or the last frame plus noise."""
     components: int = 8
     """Gaussians in the mixture."""
     residual: bool = True
@@ -63,8 +66,9 @@ class EBMConfig:
     """Ranking noise-contrastive estimation."""
     denoising: DenoisingConfig = dataclasses.field(default_factory=DenoisingConfig)
     """Noise levels of denoising score matching."""
-    energy_start: int = 0
-    """Iteration at which the contrastive or ranking loss joins in; before, proposal or denoising learn alone."""
+    energy_start: int | None = None
+    """Iteration at which the contrastive or ranking loss joins the proposal's, or denoising's. Default: after
+    three quarters of the run; at once if there is no other loss."""
     energy_weight: float = 1.0
     """Weight of that loss beside the other."""
     annealing: AnnealConfig = DEFAULT_ANNEALING
@@ -86,14 +90,16 @@ class EBMConfig:
             raise InputError(
                 "residual: the 'noise' proposal is flat; set it to False, or use another proposal"
             )
-        if self.energy_start < 0 or not self.energy_weight > 0:
-            raise InputError(
-                f"energy start {self.energy_start}, weight {self.energy_weight}; accepted are 0 and more, above 0"
-            )
-        if self.energy_start and self.proposal == "noise" and not self.has_levels:
-            raise InputError(
-                f"energy start {self.energy_start}: nothing else is learned before; it must be 0"
-            )
+        if (self.energy_start or 0) < 0:
+            raise InputError(f"energy start: {self.energy_start}; accepted are 0 and more")
+        if not self.energy_weight > 0:
+            raise InputError(f"energy weight: {self.energy_weight}; it must be above 0")
+
+    def for_run(self, iterations: int) -> "EBMConfig":
+        """The same settings with what depends on the length of the run filled in."""
+        if self.energy_start is not None:
+            return self
+        return dataclasses.replace(self, energy_start=round(ENERGY_START * iterations))
 
     @property
     def is_residual(self) -> bool:
@@ -109,8 +115,8 @@ class EBMConfig:
 class WindowEnergy(Energy):
     """E(x | context, actions[, sigma]) = |x|^2 / 2 * base + network(context, actions, x[, sigma]).
 
-    Without noise levels `base` is the confinement. With them it is 1 / (1 + sigma^2), which alone is right for
-    data of unit scale, and the network sees x / sqrt(1 + sigma^2): at high levels it has nothing left to add.
+    Without noise levels `base` is the confinement. With them it is 1 / (1 + sigma^2), which alone is right
+    for data of unit scale, and the network sees x / sqrt(1 + sigma^2): at high levels it has nothing to add.
     """
 
     def __init__(
@@ -184,17 +190,13 @@ class TrajectoryEBM(TrajectoryModel):
         if self.conditioning != "joint":
             return MixtureProposal(head(outputs), lambda c: (join(c), None), count)
         size = self.action_size
-        actions = MixtureProposal(
-            head(MixtureProposal.outputs(window * size, count, box=True)),
-            lambda c: (join(c), None),
-            count,
-            box=True,
-        )
+        outputs_a = MixtureProposal.outputs(window * size, count)
+        actions = MixtureProposal(head(outputs_a), lambda c: (join(c), None), count)
         following = MixtureProposal(head(outputs, size), lambda c: (join(c), c[ACTIONS]), count)
         return JointProposal(actions, following, window, (states, size))
 
     def _stay(self, condition: Condition) -> Tensor:
-        """Coordinates of frames that repeat the last one; actions, if predicted, at the centre of their box."""
+        """Coordinates of frames that repeat the last one; predicted actions are at the centre."""
         frames = self.codec.stay(condition["context"])
         if self.frame_size == self.codec.predicted_size:
             return frames
@@ -216,7 +218,7 @@ class TrajectoryEBM(TrajectoryModel):
             first = Part("likelihood", Likelihood(self.proposal, config.likelihood_batch))
             second = self._energy_objective(fit_proposal=False)
         name = "ranking" if config.training == "ranking" else "contrastive"
-        return CombinedObjective([first, Part(name, second, config.energy_weight, config.energy_start)])
+        return CombinedObjective([first, Part(name, second, config.energy_weight, config.energy_start or 0)])
 
     def _energy_objective(self, fit_proposal: bool) -> Objective:
         config = self.config
@@ -289,8 +291,8 @@ def annealed_sample(
 ) -> Tensor:
     """x (B, size) from noise to data.
 
-    The walk starts around the mean that the energy itself gives at the highest level: from zero, what is left of
-    the mean there, mean / sigma_max, would shift every sample.
+    The walk starts around the mean that the energy itself gives at the highest level: from zero, what is left
+    of the mean there, mean / sigma_max, would shift every sample.
     """
     known = condition["context"]
     energy_at = energy.bind_levels(condition)

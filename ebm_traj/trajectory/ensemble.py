@@ -1,4 +1,4 @@
-"""Energies put together at sampling time: ensembles of models, and energies a user writes (goal, obstacle)."""
+"""Energies summed at sampling time: ensembles of models, and energies a user writes (goal, obstacle)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,16 +12,17 @@ from ebm_traj.core.annealing import AnnealConfig, EnergyAt
 from ebm_traj.core.checkpoint import save_json
 from ebm_traj.core.energy import UNCONDITIONAL, Condition, Energy, EnergyOfX
 from ebm_traj.core.objectives import Objective
-from ebm_traj.core.proposal import Proposal
+from ebm_traj.core.proposal import Proposal, Start
 from ebm_traj.errors import InputError
 from ebm_traj.trajectory.ebm import TrajectoryEBM, WindowEnergy, annealed_sample
-from ebm_traj.trajectory.model import CONFIG_FILE, FORMAT, FORMAT_VERSION, TrajectoryModel
+from ebm_traj.trajectory.model import CONFIG_FILE, FORMAT, FORMAT_VERSION, MAX_ROWS, TrajectoryModel
 
 FRAMES = "raw_context"
 """Name of the raw context (B, C, D) in the condition of a guided model."""
+LARGEST = 1e30  # energies beyond, and what is no number, count as this
 
 EnergyOfFrames = Callable[[Tensor], Tensor]
-"""A user's energy: raw frames (B, W, D) of a window to (B,), in torch, twice differentiable if it is stiff."""
+"""A user's energy: raw frames (B, W, D) of a window to (B,), in torch; twice differentiable if stiff."""
 
 
 class MeanEnergy(Energy):
@@ -63,24 +64,36 @@ class DealtProposal(Proposal):
         self.parts = nn.ModuleList(parts)
 
     def sample(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
-        return self._dealt(condition, lambda part, rows: part.sample(rows, generator))
+        return self.start(condition, generator).x
+
+    def start(self, condition: Condition, generator: torch.Generator | None = None) -> Start:
+        starts = [part.start(rows, generator) for part, rows in self._dealt(condition)]
+        names = starts[0].component
+        return Start(
+            _collected([start.x for start in starts]),
+            {name: _collected([start.component[name] for start in starts]) for name in names},
+        )
 
     def scale(self, condition: Condition) -> Tensor | None:
-        scales = [cast(Proposal, part).scale(condition) for part in self.parts]
-        if any(scale is None for scale in scales):
-            return None
-        return self._dealt(condition, lambda part, rows: cast(Tensor, part.scale(rows)))
+        scales = [part.scale(rows) for part, rows in self._dealt(condition)]
+        known = [scale for scale in scales if scale is not None]
+        return _collected(known) if len(known) == len(scales) else None
 
-    def _dealt(self, condition: Condition, of: Callable[[Proposal, Condition], Tensor]) -> Tensor:
+    def _dealt(self, condition: Condition) -> list[tuple[Proposal, Condition]]:
+        """Each member that has rows, with its rows."""
         count, rows = len(self.parts), len(next(iter(condition.values())))
-        found: Tensor | None = None
-        for i, part in enumerate(list(self.parts)[:rows]):
-            values = of(cast(Proposal, part), {name: value[i::count] for name, value in condition.items()})
-            if found is None:
-                found = values.new_empty(rows, *values.shape[1:])
-            found[i::count] = values
-        assert found is not None
-        return found
+        return [
+            (cast(Proposal, part), {name: value[i::count] for name, value in condition.items()})
+            for i, part in enumerate(list(self.parts)[:rows])
+        ]
+
+
+def _collected(parts: list[Tensor]) -> Tensor:
+    """Rows dealt to the parts in turn, in their own order again."""
+    whole = parts[0].new_empty(sum(len(part) for part in parts), *parts[0].shape[1:])
+    for i, part in enumerate(parts):
+        whole[i :: len(parts)] = part
+    return whole
 
 
 class MeanInverse(nn.Module):
@@ -126,8 +139,11 @@ class EnergyEnsemble(ComposedEBM):
     distribution; MCMC at the levels (solver `langevin`) or the corrector removes that (Du et al. 2023,
     2302.11552).
 
-    Members must agree in spec with statistics, coordinates, frames, conditioning and in whether the energy has
-    noise levels; architecture, size and way of training may differ.
+    Residual energies of a chain that keeps to its component share that component, of the member that started
+    the chain: there the corrections are averaged.
+
+    Members must agree in spec with statistics, coordinates, frames, conditioning and in whether the energy
+    has noise levels, else also in the kind of proposal; architecture, size and seed may differ.
     """
 
     kind = "ensemble"
@@ -189,16 +205,18 @@ class EnergyEnsemble(ComposedEBM):
 class GuidedEnergy(Energy):
     """E(x | c) + sum_k w_k U_k(frames of x), for energies U_k that a user writes on raw frames.
 
-    Without noise levels, and as `energy` of a window, that is all there is to it. At a noise level sigma, x is
-    data and noise, and what U adds is -log E[exp(-U(x0)) | x], with x0 the data that x may come from. U at x
-    itself is wrong there, and the flow's steps (about sigma^2 dU/dx) blow up where U curves by more than
-    1/sigma^2. U at the mean m = E[x0 | x] (Tweedie's formula; Chung et al. 2023, 2209.14687) stays on the data
-    but pulls too hard while x0 is still uncertain. Taken to second order around m the expectation is that pull
-    over 1 + v kappa: v is the variance of x0, exact for a Gaussian (sigma^2 dm/dx, Boys et al. 2023,
-    2310.06721), kappa >= 0 the curvature of U, each along U's own slope. The sum is then exact for a quadratic
-    U of one direction (a coordinate's goal) on a Gaussian density; no step leaps beyond the goal however stiff
-    U is (as in the pseudo-inverse guidance of Song et al. 2023); a linear U is left as it is; and at the lowest
-    level it becomes U at the mean. It costs the energy's second derivative: three to four plain gradients.
+    Without noise levels, and as `energy` of a window, that is all there is to it. At a noise level sigma, x
+    is data and noise, and what U adds is -log E[exp(-U(x0)) | x], with x0 the data that x may come from.
+
+    U at x itself is wrong there, and the flow's steps (about sigma^2 dU/dx) blow up where U curves by more
+    than 1/sigma^2. U at the mean m = E[x0 | x] (Tweedie's formula; Chung et al. 2023, 2209.14687) pulls too
+    hard while x0 is still uncertain, and blows up as well where U is stiff. So its pull is divided by
+    1 + v kappa: v is the variance of x0, sigma^2 dm/dx (Boys et al. 2023, 2310.06721), and kappa >= 0 the
+    curvature of U, each along U's own slope. This is exact for a quadratic U of one direction (a coordinate's
+    goal) and for a linear one on a Gaussian density; it stays stable for a stiff goal, as the pseudo-inverse
+    guidance of Song et al. 2023; and at the lowest level it becomes U at the mean. Elsewhere it is an
+    approximation, which the corrector of `AnnealConfig` mends as far as it mixes. It costs second derivatives
+    of the energy: three to four plain gradients.
     """
 
     def __init__(
@@ -274,13 +292,58 @@ class GuidedEnergy(Energy):
         return total + line - line.detach()
 
 
+class GuidedProposal(Proposal):
+    """Of a few starts for each row one is taken, with probability in proportion to exp(-U).
+
+    A local chain does not carry samples from mode to mode: their shares must be right at the start. This is
+    sampling-importance-resampling, right for many candidates.
+    """
+
+    def __init__(self, proposal: Proposal, energy: GuidedEnergy, candidates: int) -> None:
+        super().__init__()
+        self.proposal = proposal
+        self._energy = [energy]  # in a list: it is registered once, by the guided model
+        self.candidates = candidates
+
+    def sample(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
+        return self.start(condition, generator).x
+
+    @torch.no_grad()
+    def start(self, condition: Condition, generator: torch.Generator | None = None) -> Start:
+        if self.candidates == 1:
+            return self.proposal.start(condition, generator)
+        rows = max(1, MAX_ROWS // self.candidates)  # at once; bounds memory
+        parts = [
+            self._resampled({name: value[i : i + rows] for name, value in condition.items()}, generator)
+            for i in range(0, len(next(iter(condition.values()))), rows)
+        ]
+        names = parts[0].component
+        return Start(
+            torch.cat([part.x for part in parts]),
+            {name: torch.cat([part.component[name] for part in parts]) for name in names},
+        )
+
+    def _resampled(self, condition: Condition, generator: torch.Generator | None) -> Start:
+        count = self.candidates
+        many = {name: value.repeat_interleave(count, dim=0) for name, value in condition.items()}
+        starts = self.proposal.start(many, generator)
+        energies = self._energy[0].added(starts.x, many).nan_to_num(nan=LARGEST, posinf=LARGEST)
+        shares = (-energies).unflatten(0, (-1, count)).softmax(-1)
+        picked = torch.multinomial(shares, 1, generator=generator).squeeze(1)
+        rows = picked + count * torch.arange(len(picked), device=picked.device)
+        return Start(starts.x[rows], {name: value[rows] for name, value in starts.component.items()})
+
+    def scale(self, condition: Condition) -> Tensor | None:
+        return self.proposal.scale(condition)
+
+
 class GuidedModel(ComposedEBM):
     """An energy model and energies of a user's own, summed inside the sampler; the same interface.
 
     `energies` map raw frames (B, W, D) of a window, given dimensions and all, to (B,): a goal, an obstacle, a
     wish for smoothness. They are added to E of each window as they are, so an energy of 1 makes a window e
-    times less likely, and 1/2 |s - g|^2 / r^2 asks for s within about r of g. `GuidedEnergy` says how they are
-    taken at noise levels.
+    times less likely, and 1/2 |s - g|^2 / r^2 asks for s within about r of g. `GuidedEnergy` says how they
+    are taken at noise levels.
     """
 
     kind = "guided"
@@ -290,13 +353,17 @@ class GuidedModel(ComposedEBM):
         model: TrajectoryEBM,
         energies: Mapping[str, EnergyOfFrames],
         weights: Mapping[str, float] | None = None,
+        candidates: int = 16,
     ) -> None:
         """`weights` are factors of the energies, by name; 1 for those not named. Sampler: the model's.
 
+        Without noise levels each chain starts from one of so many `candidates`, see `GuidedProposal`.
         Raises InputError if the model has no energy to add to, or a weight no energy.
         """
         if not isinstance(model, TrajectoryEBM):
             raise InputError(f"guided model: a model of kind '{model.kind}'; accepted are ebm and ensemble")
+        if candidates < 1:
+            raise InputError(f"candidates: {candidates}; accepted are 1 and more")
         if not energies:
             raise InputError("guided model: no energies; accepted are one and more")
         weights = dict(weights or {})
@@ -307,10 +374,9 @@ class GuidedModel(ComposedEBM):
                 raise InputError(f"weight of '{name}': {weight}; accepted are finite numbers")
         self._take_after(model)
         self.model = model
-        self.window_energy = GuidedEnergy(
-            model, energies, {name: weights.get(name, 1.0) for name in energies}
-        )
-        self.proposal = model.proposal
+        energy = GuidedEnergy(model, energies, {name: weights.get(name, 1.0) for name in energies})
+        self.window_energy = energy
+        self.proposal = GuidedProposal(model.proposal, energy, candidates)
         self.inverse = model.inverse
         self.card = model.card
         self.train(model.training)
@@ -378,7 +444,12 @@ def _require_alike(number: int, model: TrajectoryEBM, first: TrajectoryEBM) -> N
             raise differs(name.replace("_", " "), getattr(model, name), getattr(first, name))
     if model.config.has_levels != first.config.has_levels:
         raise differs("noise levels", model.config.training, first.config.training)
-    if first.config.has_levels and model.config.denoising.sigma_min != first.config.denoising.sigma_min:
+    if not first.config.has_levels:
+        for name in ("proposal", "residual"):
+            found, wanted = getattr(model.config, name), getattr(first.config, name)
+            if found != wanted:
+                raise differs(name, found, wanted)
+    elif model.config.denoising.sigma_min != first.config.denoising.sigma_min:
         raise differs(
             "its lowest noise level", model.config.denoising.sigma_min, first.config.denoising.sigma_min
         )

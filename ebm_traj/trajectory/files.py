@@ -53,8 +53,8 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> TrajectoryMo
         raise InputError(f"{folder / CONFIG_FILE}: not a model of this package")
     if saved["version"] != FORMAT_VERSION:
         raise InputError(
-            f"{folder / CONFIG_FILE}: format version {saved['version']}; this package reads {FORMAT_VERSION}; "
-            "train the model again, or use the package version it was made with"
+            f"{folder / CONFIG_FILE}: format version {saved['version']}; this package reads "
+            f"{FORMAT_VERSION}; train the model again, or use the package version it was made with"
         )
     if saved["kind"] == EnergyEnsemble.kind:
         return EnergyEnsemble.read(folder, saved, lambda member: load(member, device)).eval()

@@ -13,8 +13,8 @@ ACTIONS = "sampled_actions"  # name, in a condition, of the actions that states 
 class JointProposal(Proposal):
     """q(actions, states | c) = q(actions | c) q(states | actions, c), two mixtures of Gaussians.
 
-    In a single mixture of diagonal Gaussians a state would not follow from the action it stands beside. x holds
-    frame by frame the states' coordinates, then the action.
+    In a single mixture of diagonal Gaussians a state would not follow from the action it stands beside. x
+    holds frame by frame the states' coordinates, then the action.
     """
 
     action_places: Tensor

@@ -36,18 +36,18 @@ class NetworkConfig:
     """C, frames already seen."""
     window_frames: int = 1
     """W, frames predicted together."""
-    width: int = 128
+    width: int = 256
     """Units of a hidden layer."""
-    depth: int = 3
+    depth: int = 2
     """Hidden layers, or residual blocks."""
-    architecture: Architecture = "mlp"
-    """mlp: the literature's. residual: with an encoder of the condition. temporal: convolutions over the window."""
+    architecture: Architecture = "residual"
+    """mlp: the literature's. residual: with an encoder of the condition. temporal: along the window."""
     coordinates: Coordinates = "change"
     """What is predicted: the one-step change, or the state itself (as in the literature)."""
     action_history: int | None = None
-    """How many of the C - 1 actions between the frames of the context a model sees. Default: all of them if it
-    predicts actions (behaviour often depends on its last action), none if not; one of states alone has none."""
-    context_noise: float = 0.02
+    """How many of the C - 1 actions between the frames of the context a model sees. Default: all of them if
+    it predicts actions (behaviour often depends on its last action), none if not."""
+    context_noise: float = 0.005
     """Standard deviation of the noise on the scaled context while training, against drift in rollouts."""
 
     def __post_init__(self) -> None:
@@ -66,9 +66,9 @@ class NetworkConfig:
 class TrajectoryModel(nn.Module):
     """Samples continuations of a context; shapes are (batch, sample, time, dim).
 
-    Conditioning: "states" predicts frames; "actions" is told the actions and predicts the frames they lead to;
-    "joint" predicts both. Coordinates x (B, W * frame_size) hold, frame by frame, the predicted dimensions
-    (`WindowCodec`) and, if joint, the scaled action that leads to the frame.
+    Conditioning: "states" predicts frames; "actions" is told the actions and predicts the frames they lead
+    to; "joint" predicts both. Coordinates x (B, W * frame_size) hold, frame by frame, the predicted
+    dimensions (`WindowCodec`) and, if joint, the scaled action that leads to the frame.
 
     Subclasses define `objective` and `_sample_window`, and `_window_energy` where they have an energy.
     """
@@ -120,8 +120,8 @@ class TrajectoryModel(nn.Module):
         if self.conditioning == "states":
             if net.action_history:
                 raise InputError(
-                    f"action history: {net.action_history}; a model of states alone has no actions to go on with, "
-                    "accepted is 0 (or make it joint)"
+                    f"action history: {net.action_history}; a model of states alone has no actions to go on "
+                    "with, accepted is 0 (or make it joint)"
                 )
             return 0
         if net.action_history is not None:
@@ -185,7 +185,7 @@ class TrajectoryModel(nn.Module):
     # --- the interface --------------------------------------------------------------------------------------
 
     def encode(self, context: Tensor, future: Tensor, actions: Tensor | None = None) -> Tensor:
-        """Coordinates x (B, W * frame_size) of raw frames (B, W, D), and of their actions (B, W, A) if joint."""
+        """Coordinates x (B, W * frame_size) of raw frames (B, W, D), and if joint actions (B, W, A)."""
         x = self.codec.encode(context, future)
         if self.conditioning != "joint":
             return x
@@ -245,8 +245,8 @@ class TrajectoryModel(nn.Module):
         """`num_samples` futures (B, M, H, D) of each context (B, C, D), raw units, window after window.
 
         Action-conditional models need `actions` (B, 1 or M, H, A), models that see past actions
-        (`action_history` K > 0) also `past_actions` (B, K or more, A), the last of which led to the last frame
-        of the context. Given dimensions are held.
+        (`action_history` K > 0) also `past_actions` (B, K or more, A), the last of which led to the last
+        frame of the context. Given dimensions are held.
         Raises InputError on wrong shapes or values that are not finite.
         """
         return self._sample(context, horizon, num_samples, actions, past_actions, generator)[0]
@@ -465,6 +465,6 @@ class TrajectoryModel(nn.Module):
 
 
 def join(condition: Condition) -> Tensor:
-    """What the networks are conditioned on as one tensor: context features (B, F), then the actions if told."""
+    """What the networks are conditioned on in one tensor: context features (B, F), actions if told."""
     parts = [condition["context"], *([condition["actions"]] if "actions" in condition else [])]
     return torch.cat(parts, dim=-1)

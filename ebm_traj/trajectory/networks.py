@@ -35,7 +35,7 @@ class ConditionalNetwork(nn.Module):
         raise TypeError(f"{type(self).__name__} does not define encode")
 
     def forward(self, encoded: Tensor, x: Tensor | None = None, level: Tensor | None = None) -> Tensor:
-        """x (B, W * frame_size) or None, level (B,) or None, to (B, outputs) or, per frame, (B, W * outputs)."""
+        """x (B, W * frame_size), level (B,), or None, to (B, outputs) or, per frame, (B, W * outputs)."""
         raise TypeError(f"{type(self).__name__} does not define forward")
 
     def start_at_zero(self) -> None:

@@ -12,7 +12,13 @@ from ebm_traj.trajectory.model import NetworkConfig
 
 PAPER_ITERATIONS = 166_000
 PAPER_NETWORK = NetworkConfig(
-    context_frames=4, window_frames=1, width=128, depth=3, coordinates="state", context_noise=0.0
+    context_frames=4,
+    window_frames=1,
+    width=128,
+    depth=3,
+    architecture="mlp",
+    coordinates="state",
+    context_noise=0.0,
 )
 PAPER_BATCH = 1024
 

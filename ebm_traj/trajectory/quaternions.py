@@ -1,4 +1,4 @@
-"""Rotations as a network can use them: quaternions (..., 4) in w, x, y, z to numbers without a sign to choose."""
+"""Rotations as a network can use them: quaternions (..., 4) in w, x, y, z, without a sign to choose."""
 
 import torch
 from torch import Tensor
@@ -44,6 +44,6 @@ def rotation_vector(q: Tensor) -> Tensor:
 
 
 def turn_features(start: Tensor, end: Tensor) -> Tensor:
-    """What is still to be turned (..., 12): the rotation from start to end as a matrix and as axis times angle."""
+    """The rotation from start to end (..., 12), as a matrix and as axis times angle."""
     turn = between(start, end)
     return torch.cat([matrix(turn), rotation_vector(turn)], dim=-1)

@@ -13,9 +13,11 @@ from ebm_traj.core.trainer import TRAINING_FILE, Trainer, TrainerConfig
 from ebm_traj.datasets.recording import Recording
 from ebm_traj.datasets.statistics import with_training_statistics
 from ebm_traj.errors import InputError
+from ebm_traj.trajectory.curves import draw_curves
 from ebm_traj.trajectory.files import model_class
 from ebm_traj.trajectory.model import CONFIG_FILE, Conditioning, TrajectoryModel
 from ebm_traj.trajectory.networks import parameter_count
+from ebm_traj.trajectory.validation import make_validation
 from ebm_traj.trajectory.windows import Windows, open_windows
 
 INVERSE_FOLDER = "inverse"
@@ -71,6 +73,8 @@ def train(
     use_given = settings.use_given
     if use_given is None:
         use_given = bool(recording.policy["goal_conditioned"])
+    if hasattr(config, "for_run"):
+        config = config.for_run(settings.trainer.iterations)
     torch.manual_seed(settings.trainer.seed)  # of the initial weights
     model = cls(config, spec, recording.action_low, recording.action_high, settings.conditioning, use_given)
     model.to(fabric.device)
@@ -94,7 +98,8 @@ def train(
     identity = json.loads(json.dumps(identity))  # tuples become lists, as they are when read back
     objective = model.objective()
     batches = _batches(model, windows, objective.new_rows)
-    trainer = Trainer(objective, batches, settings.trainer, out, fabric, identity)
+    validate = make_validation(model, recording) if settings.trainer.validate_every else None
+    trainer = Trainer(objective, batches, settings.trainer, out, fabric, identity, validate=validate)
     if resume and (out / TRAINING_FILE).is_file():  # a run killed before its first checkpoint starts anew
         trainer.resume()
     out.mkdir(parents=True, exist_ok=True)
@@ -109,6 +114,9 @@ def train(
         "batch_size": objective.batch_size,
         "gradients_per_iteration": objective.gradients,
         "train_seconds": round(report.seconds, 1),
+        "validation_seconds": round(report.validation_seconds, 1),
+        "kept_iteration": report.kept_iteration,
+        "validation_energy_score": report.kept_score,
         "restarts": report.restarts,
         "inverse_iterations": settings.inverse_iterations if model.inverse is not None else 0,
         "parameters": parameter_count(trainer.raw),
@@ -121,6 +129,7 @@ def train(
     }
     if fabric.global_rank == 0:
         model.save(out)
+        draw_curves(out)
     return model.eval().requires_grad_(False)
 
 

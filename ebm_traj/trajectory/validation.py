@@ -7,6 +7,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from ebm_traj.core.langevin import langevin
 from ebm_traj.core.seeding import derive_seed, seeded_generator
 from ebm_traj.datasets.recording import Recording
 from ebm_traj.datasets.splits import Split, split_code
-from ebm_traj.trajectory.ebm import TrajectoryEBM
+from ebm_traj.trajectory.ebm import TrajectoryEBM, WindowEnergy
 from ebm_traj.trajectory.model import TrajectoryModel
 from ebm_traj.yardstick.scores import energy_score, motion_ratio, normalise
 
@@ -59,8 +60,8 @@ class ValidationScore:
         self.windows = {}
         if model.has_energy:
             length = past + model.window_frames
-            for name, split in (("held_out", "validation"), ("train", "train")):
-                self.windows[name] = _draw(recording, split, length, ENERGY_WINDOWS, rng)
+            self.windows["held_out"] = _draw(recording, "validation", length, ENERGY_WINDOWS, rng)
+            self.windows["train"] = _draw(recording, "train", length, ENERGY_WINDOWS, rng)
 
     def __len__(self) -> int:
         """How many contexts there are."""
@@ -68,7 +69,7 @@ class ValidationScore:
 
     @torch.no_grad()
     def __call__(self, model: TrajectoryModel) -> dict[str, float]:
-        """Figures of a model: `energy_score`, `energy_score_1` (first step), `motion` (sampled over recorded).
+        """Figures of a model: `energy_score`, `energy_score_1` of the first step, `motion` over truth's.
 
         With an energy also `energy_held_out` and `energy_train` (means over windows; apart, the energy has
         learned its training data by heart), and of its sampler `displacement` and `acceptance`, see
@@ -113,10 +114,10 @@ def make_validation(
     steps: int = STEPS,
     seed: int = 0,
 ) -> Callable[[nn.Module], dict[str, float]] | None:
-    """What a `Trainer` of `model.objective()` takes as `validate`; None, with a warning, if nothing is held out.
+    """What a `Trainer` of the model's objective takes as `validate`; None, and a warning, without such data.
 
-    The averaged weights come as an objective. They are loaded into the objective of a copy of the model, which
-    shares its networks with that copy; the model in training is not touched.
+    The averaged weights come as an objective and are loaded into that of a copy of the model, whose
+    networks are that copy's; the model in training is not touched.
     """
     needed = model.context_frames + model.window_frames
     held_out = recording.split == split_code("validation")
@@ -149,7 +150,8 @@ def sampler_figures(
     """
     sampler = model.sampler
     if not isinstance(sampler, AnnealConfig):
-        start = model.proposal.sample(condition, generator)
+        start, component = model.proposal.start(condition, generator)
+        condition = {**condition, **component}
         scale = model.proposal.scale(condition)
         energy = model.window_energy.bind(condition)
         chain = langevin(energy, start, sampler, scale=scale, generator=generator)
@@ -159,7 +161,7 @@ def sampler_figures(
         return {}
     context = condition["context"]
     start = torch.empty(len(context), model.target_size, device=context.device).normal_(generator=generator)
-    energy_at = model.window_energy.bind_levels(condition)
+    energy_at = cast(WindowEnergy, model.window_energy).bind_levels(condition)
     chain = anneal(energy_at, start, sampler, generator=generator, record=True)
     assert chain.trace is not None
     corrected = -2 if sampler.denoise else -1

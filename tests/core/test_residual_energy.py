@@ -1,4 +1,4 @@
-"""An energy on top of a mixture: chains that keep to their component are stationary and feel the correction."""
+"""An energy on top of a mixture: chains keep to their component, and feel the correction."""
 
 import math
 

@@ -105,13 +105,13 @@ def test_long_runs_have_a_running_mean(tmp_path, drawn):
 )
 @pytest.mark.parametrize("count", [1, 3])
 def test_short_constant_and_broken_logs_are_drawn(tmp_path, row, count):
-    log(tmp_path, {i: row for i in range(1, count + 1)})
+    log(tmp_path, dict.fromkeys(range(1, count + 1), row))
     assert draw_curves(tmp_path).stat().st_size > 5000
 
 
 def test_logs_of_nothing_known_or_nothing_at_all_are_named(tmp_path):
-    with pytest.raises(InputError, match="metrics.csv: no figures of a training run"):
+    with pytest.raises(InputError, match=r"metrics\.csv: no figures of a training run"):
         draw_curves(tmp_path)
     log(tmp_path, {1: {"taste": 1.0}})
-    with pytest.raises(InputError, match="metrics.csv: no figures of a training run"):
+    with pytest.raises(InputError, match=r"metrics\.csv: no figures of a training run"):
         draw_curves(tmp_path)

@@ -134,7 +134,8 @@ def test_without_validation_episodes_there_is_a_note_and_no_validation(toy):
 
 def test_displacement_and_acceptance_are_those_of_the_chain(toy):
     chain = LangevinConfig(steps=5, step_size=0.1, metropolis=True)
-    model = build(toy, training="contrastive", contrastive=ContrastiveConfig(langevin=chain))
+    contrastive = ContrastiveConfig(langevin=chain)
+    model = build(toy, proposal="gaussian", residual=False, contrastive=contrastive)
     condition = model.condition(torch.randn(64, 2, 7))
     found = sampler_figures(model, condition, None)
     assert 0.2 < found["displacement"] < 3 and 0.5 < found["acceptance"] <= 1
