@@ -1,5 +1,7 @@
 # make demo   collect, train, compare and roll out, in ./demo (made anew), on two CPU cores in minutes
 # make test   lint, type check and the whole test suite
+# make study  the full comparison: data of the trained policy, every model, every column, in ./study; hours on
+#             two cores, less on a GPU. Goes on where it was stopped. Small: make study EPISODES=200 SHORTER=100
 # make bench  speed against named peers
 # make lint   ruff and mypy alone
 # Each creates .venv and installs the package there if needed.
@@ -10,7 +12,12 @@ PY := $(VENV)/bin/python
 DEMO := demo
 SEED := 0
 
-.PHONY: install lint test demo bench clean
+STUDY := study
+EPISODES := 24000
+# training is shorter by this factor
+SHORTER := 1
+
+.PHONY: install lint test demo study bench clean
 
 install: $(VENV)/installed
 
@@ -44,6 +51,40 @@ demo: install
 	# without an OpenGL library there is no video; the rest goes on
 	-$(PY) scripts/rollout.py --run $(DEMO)/runs/ebm --steps 50 --out $(DEMO)/rollout.h5 --plot $(DEMO)/rollout.png --video $(DEMO)/rollout.mp4
 	$(PY) scripts/compare.py --data $(DEMO)/data --runs $(DEMO)/runs/ebm $(DEMO)/runs/fc --out $(DEMO)/report --seed $(SEED)
+
+# one line a model: folder, then the settings that differ
+define STUDY_MODELS
+ebm --model ebm --conditioning joint --iterations $$((12000 / $(SHORTER)))
+ebm-denoising --model ebm --conditioning joint --training denoising --denoising.batch-size 256 --iterations $$((22000 / $(SHORTER)))
+flow --model flow --conditioning joint --iterations $$((33000 / $(SHORTER)))
+diffusion --model diffusion --conditioning joint --iterations $$((33000 / $(SHORTER)))
+mixture --model mixture --conditioning joint --iterations $$((15000 / $(SHORTER)))
+gaussian --model gaussian --conditioning joint --iterations $$((6000 / $(SHORTER)))
+fc --model fc --iterations $$((20000 / $(SHORTER)))
+fc-spectral --model fc --spectral-norm --iterations $$((15000 / $(SHORTER)))
+ebm-states --model ebm --iterations $$((8000 / $(SHORTER)))
+ebm-actions --model ebm --conditioning actions --iterations $$((8000 / $(SHORTER)))
+fc-actions --model fc --conditioning actions --iterations $$((20000 / $(SHORTER)))
+endef
+export STUDY_MODELS
+
+study: install
+	mkdir -p $(STUDY)/runs
+	test -f $(STUDY)/collected || { $(PY) scripts/collect.py --out $(STUDY)/data --policy trained \
+		--env-kwargs '{"target_rotation": "z", "target_position": "ignore"}' --noise-probability 0.25 \
+		--episodes $(EPISODES) --steps 112 --test-fraction 0.12 --validation-fraction 0.04 --storage compact \
+		$$(test -d $(STUDY)/data && echo --resume) && touch $(STUDY)/collected; }
+	test -f $(STUDY)/data/branches.h5 || $(PY) scripts/collect.py --out $(STUDY)/data --branches 64 \
+		--contexts $$(($(EPISODES) < 12800 ? $(EPISODES) / 100 : 128)) --horizon 96 --context-frames 16
+	echo "$$STUDY_MODELS" | while read name settings; do \
+		test -f $(STUDY)/runs/$$name/model.json || $(PY) scripts/train_traj.py --data $(STUDY)/data \
+			--out $(STUDY)/runs/$$name $$(eval echo $$settings) --learning-rate 0.002 --final-learning-rate 0.02 \
+			--ema-decay 0.998 --validate-every 1000 $$(test -d $(STUDY)/runs/$$name && echo --resume) || exit 1; \
+	done
+	cd $(STUDY)/runs && $(CURDIR)/$(PY) $(CURDIR)/scripts/compare.py --data ../data --out ../report --overwrite \
+		--rollouts 2000 --runs ebm ebm-denoising flow diffusion mixture gaussian fc fc-spectral
+	cd $(STUDY)/runs && $(CURDIR)/$(PY) $(CURDIR)/scripts/compare.py --data ../data --out ../report-actions \
+		--overwrite --rollouts 2000 --runs ebm-actions fc-actions
 
 bench: install
 	$(PY) scripts/benchmark.py collect

@@ -13,7 +13,7 @@ from ebm_traj.core.denoising import LEVEL, AtLevel, DenoisingConfig, DenoisingSc
 from ebm_traj.core.energy import UNCONDITIONAL, Condition, Energy, EnergyOfX, energy_and_gradient
 from ebm_traj.core.langevin import LangevinConfig, langevin
 from ebm_traj.core.likelihood import Likelihood
-from ebm_traj.core.objectives import Objective
+from ebm_traj.core.objectives import Batch, Objective
 from ebm_traj.core.proposal import (
     GaussianProposal,
     MixtureProposal,
@@ -23,7 +23,14 @@ from ebm_traj.core.proposal import (
 )
 from ebm_traj.core.ranking import RankingConfig, RankingNCE
 from ebm_traj.errors import InputError
-from ebm_traj.trajectory.joint_proposal import ACTIONS, JointProposal, MixtureHead
+from ebm_traj.trajectory.joint import (
+    ACTIONS,
+    FrameParts,
+    JointProposal,
+    MixtureHead,
+    PartObjective,
+    StagedEnergy,
+)
 from ebm_traj.trajectory.model import NetworkConfig, TrajectoryModel, join
 from ebm_traj.trajectory.networks import MLP, make_network, squeeze_last
 
@@ -33,9 +40,9 @@ ProposalName = Literal["mixture", "gaussian", "noise"]
 # a start's own component is the unit of its chain, in which 0.3 is near the best step for some 50 dimensions
 # (Roberts & Rosenthal 1998)
 DEFAULT_CONTRASTIVE = ContrastiveConfig(
-    batch_size=128,
-    langevin=LangevinConfig(steps=10, step_size=0.3, metropolis=True),
-    energy_regularisation=0.25,  # a correction of a few nats; with 0.01 it outran its chains (acceptance 0.02)
+    batch_size=256,
+    langevin=LangevinConfig(steps=6, step_size=0.3, metropolis=True),
+    energy_regularisation=0.25,  # with 0.01 the energy outran its chains (acceptance 0.02)
 )
 ENERGY_START = 0.75  # share of a run after which the energy joins in
 DEFAULT_ANNEALING = AnnealConfig(steps=12, sigma_max=5.0, sigma_min=0.02, solver="heun")
@@ -58,7 +65,9 @@ class EBMConfig:
     """Gaussians in the mixture."""
     residual: bool = True
     """The energy is learned on top of the proposal's, -log q; else it stands alone."""
-    likelihood_batch: int = 512
+    correction_width: int = 128
+    """Units of a hidden layer of such an energy's network, which has less to learn and is walked often."""
+    likelihood_batch: int = 256
     """Rows in a step of the proposal's own training, by maximum likelihood."""
     contrastive: ContrastiveConfig = DEFAULT_CONTRASTIVE
     """Contrastive divergence; without noise levels, sampling uses the same chain as training."""
@@ -92,6 +101,9 @@ class EBMConfig:
             )
         if (self.energy_start or 0) < 0:
             raise InputError(f"energy start: {self.energy_start}; accepted are 0 and more")
+        for name in ("components", "correction_width", "likelihood_batch"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name.replace('_', ' ')}: {getattr(self, name)}; accepted are 1 and more")
         if not self.energy_weight > 0:
             raise InputError(f"energy weight: {self.energy_weight}; it must be above 0")
 
@@ -161,39 +173,55 @@ class TrajectoryEBM(TrajectoryModel):
 
     def __init__(self, config: EBMConfig, *args, **kwargs) -> None:
         super().__init__(config, *args, **kwargs)
-        net = self.network_config
-        confinement = 0.0 if config.is_residual else config.confinement
-        energy = WindowEnergy(self.condition_size, self.frame_size, net, confinement, config.has_levels)
-        self.proposal = self._make_proposal(config, net, energy)
-        self.window_energy: Energy = energy
-        if config.is_residual:
-            energy.network.start_at_zero()  # before it has learned anything, the energy is the proposal's
-            self.window_energy = ResidualEnergy(self.proposal, energy)
+        self.proposal, self.window_energy = self._residual() if config.is_residual else self._alone()
 
-    def _make_proposal(self, config: EBMConfig, net: NetworkConfig, energy: WindowEnergy) -> Proposal:
-        if config.has_levels:
+    def _alone(self) -> tuple[Proposal, Energy]:
+        """A whole energy, and where its chains start."""
+        config, net = self.config, self.network_config
+        energy = WindowEnergy(
+            self.condition_size, self.frame_size, net, config.confinement, config.has_levels
+        )
+        return self._make_proposal(config, net, energy), energy
+
+    def _residual(self) -> tuple[Proposal, Energy]:
+        """A proposal, and an energy on top of it: for joint models of the actions, then of the states."""
+        config, net = self.config, self.network_config
+        known, frames, sizes = self.condition_size, self.window_frames, self.codec.predicted_size
+        if self.conditioning != "joint" or config.proposal != "mixture":
+            proposal = self._make_proposal(config, net, None)
+            return proposal, self._correction(proposal, known, self.frame_size)
+        parts = FrameParts(frames, sizes, self.action_size)
+        actions = self._mixture(known, frames * self.action_size)
+        known_then = known + frames * self.action_size
+        states = self._mixture(known_then, frames * sizes)
+        staged = StagedEnergy(
+            self._correction(actions, known, self.action_size),
+            self._correction(states, known_then, sizes),
+            parts,
+        )
+        return JointProposal(actions, states, parts), staged
+
+    def _correction(self, proposal: Proposal, condition_size: int, frame_size: int) -> Energy:
+        net = dataclasses.replace(self.network_config, width=self.config.correction_width)
+        energy = WindowEnergy(condition_size, frame_size, net, 0.0, levels=False)
+        energy.network.start_at_zero()  # before it has learned anything, the energy is the proposal's
+        return ResidualEnergy(proposal, energy)
+
+    def _make_proposal(self, config: EBMConfig, net: NetworkConfig, energy: WindowEnergy | None) -> Proposal:
+        if config.has_levels and energy is not None:
             return AnnealedProposal(energy, config.chain_start)
         if config.proposal == "noise":
             return NoiseProposal(self._stay, config.start_noise)
         if config.proposal == "gaussian":
             head = MLP(self.condition_size, 2 * self.target_size, net.width, net.depth)
             return GaussianProposal(head, join)
-        return self._mixture(config, net)
+        return self._mixture(self.condition_size, self.target_size)
 
-    def _mixture(self, config: EBMConfig, net: NetworkConfig) -> Proposal:
-        window, count, states = self.window_frames, config.components, self.codec.predicted_size
-
-        def head(outputs: int, seen: int = 0) -> MixtureHead:
-            return MixtureHead(make_network(net, self.condition_size, seen, outputs, per_frame=False))
-
-        outputs = MixtureProposal.outputs(window * states, count)
-        if self.conditioning != "joint":
-            return MixtureProposal(head(outputs), lambda c: (join(c), None), count)
-        size = self.action_size
-        outputs_a = MixtureProposal.outputs(window * size, count)
-        actions = MixtureProposal(head(outputs_a), lambda c: (join(c), None), count)
-        following = MixtureProposal(head(outputs, size), lambda c: (join(c), c[ACTIONS]), count)
-        return JointProposal(actions, following, window, (states, size))
+    def _mixture(self, condition_size: int, size: int) -> MixtureProposal:
+        count = self.config.components
+        outputs = MixtureProposal.outputs(size, count)
+        network = make_network(self.network_config, condition_size, 0, outputs, per_frame=False)
+        return MixtureProposal(MixtureHead(network), join, count)
 
     def _stay(self, condition: Condition) -> Tensor:
         """Coordinates of frames that repeat the last one; predicted actions are at the centre."""
@@ -213,20 +241,40 @@ class TrajectoryEBM(TrajectoryModel):
             first = Part("denoising", DenoisingScoreMatching(energy, config.denoising))
             second: Objective = ContrastiveDivergence(lowest, self.proposal, config.contrastive)
         elif config.proposal == "noise":
-            return self._energy_objective(fit_proposal=False)
+            return self._energy_objective(energy, self.proposal)
         else:
             first = Part("likelihood", Likelihood(self.proposal, config.likelihood_batch))
-            second = self._energy_objective(fit_proposal=False)
-        name = "ranking" if config.training == "ranking" else "contrastive"
-        return CombinedObjective([first, Part(name, second, config.energy_weight, config.energy_start or 0)])
+            if isinstance(energy, StagedEnergy):
+                return self._staged_objective(first, energy)
+            second = self._energy_objective(energy, self.proposal)
+        begin = config.energy_start or 0
+        return CombinedObjective([first, Part(self._loss_name, second, config.energy_weight, begin)])
 
-    def _energy_objective(self, fit_proposal: bool) -> Objective:
+    def _staged_objective(self, first: Part, energy: StagedEnergy) -> Objective:
+        assert isinstance(self.proposal, JointProposal)
+        parts = energy.parts
+        actions = PartObjective(
+            self._energy_objective(energy.actions, self.proposal.actions),
+            lambda batch: Batch(parts.split(batch.x, {})[0], batch.condition),
+        )
+        states = PartObjective(
+            self._energy_objective(energy.states, self.proposal.states),
+            lambda batch: Batch(*parts.split(batch.x, batch.condition)[1:]),
+        )
+        name, weight, begin = self._loss_name, self.config.energy_weight, self.config.energy_start or 0
+        return CombinedObjective(
+            [first, Part(f"{name}_actions", actions, weight, begin), Part(name, states, weight, begin)]
+        )
+
+    @property
+    def _loss_name(self) -> str:
+        return "ranking" if self.config.training == "ranking" else "contrastive"
+
+    def _energy_objective(self, energy: Energy, proposal: Proposal) -> Objective:
         config = self.config
         if config.training == "ranking":
-            return RankingNCE(self.window_energy, self.proposal, config.ranking, fit_proposal=fit_proposal)
-        return ContrastiveDivergence(
-            self.window_energy, self.proposal, config.contrastive, fit_proposal=fit_proposal
-        )
+            return RankingNCE(energy, proposal, config.ranking, fit_proposal=False)
+        return ContrastiveDivergence(energy, proposal, config.contrastive, fit_proposal=False)
 
     @property
     def sampler(self) -> LangevinConfig | AnnealConfig:
@@ -252,15 +300,13 @@ class TrajectoryEBM(TrajectoryModel):
         if isinstance(sampler, AnnealConfig):
             assert isinstance(self.window_energy, WindowEnergy)
             return annealed_sample(self.window_energy, condition, self.target_size, sampler, generator)
-        start, component = self.proposal.start(condition, generator)
-        known = {**condition, **component}
-        return langevin(
-            self.window_energy.bind(known),
-            start,
-            sampler,
-            scale=self.proposal.scale(known),
-            generator=generator,
-        ).x
+        if not isinstance(self.window_energy, StagedEnergy):
+            return walk(self.window_energy, self.proposal, condition, sampler, generator)
+        assert isinstance(self.proposal, JointProposal)
+        energy, proposal = self.window_energy, self.proposal
+        actions = walk(energy.actions, proposal.actions, condition, sampler, generator)
+        known = {**condition, ACTIONS: actions}
+        return energy.parts.join(actions, walk(energy.states, proposal.states, known, sampler, generator))
 
     def _window_energy(self, x: Tensor, condition: dict[str, Tensor]) -> Tensor:
         if self.config.has_levels:
@@ -280,6 +326,21 @@ class AnnealedProposal(Proposal):
     def sample(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
         energy = self._energy[0]
         return annealed_sample(energy, condition, energy.x_size, self.config, generator)
+
+
+def walk(
+    energy: Energy,
+    proposal: Proposal,
+    condition: Condition,
+    config: LangevinConfig,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """x (B, n) at the end of chains that start from the proposal, each in the scale of its own component."""
+    start, component = proposal.start(condition, generator)
+    if not config.steps:
+        return start
+    known = {**condition, **component}
+    return langevin(energy.bind(known), start, config, scale=proposal.scale(known), generator=generator).x
 
 
 def annealed_sample(

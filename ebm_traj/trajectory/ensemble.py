@@ -176,7 +176,7 @@ class EnergyEnsemble(ComposedEBM):
     def objective(self) -> Objective:
         raise InputError("ensemble: its members are trained one by one, each with its own seed")
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, *, half: bool = False) -> None:
         """Write every member into a folder of its own under `folder`, then `model.json` that lists them."""
         folder = Path(folder)
         names = [f"member-{i}" for i in range(len(self.members))]
@@ -390,7 +390,7 @@ class GuidedModel(ComposedEBM):
     def objective(self) -> Objective:
         raise InputError("guided model: the model in it is trained by itself")
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, *, half: bool = False) -> None:
         raise InputError("guided model: its energies are functions and cannot be saved; save the model in it")
 
 

@@ -441,8 +441,11 @@ class TrajectoryModel(nn.Module):
 
     # --- files ------------------------------------------------------------------------------------------
 
-    def save(self, folder: str | Path) -> None:
-        """Write `model.json` and `model.safetensors` into `folder`, each whole or not at all."""
+    def save(self, folder: str | Path, *, half: bool = False) -> None:
+        """Write `model.json` and `model.safetensors` into `folder`, each whole or not at all.
+
+        `half` rounds the weights to 16 bits, for models to be shipped; they are loaded as 32 bits again.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_json(
@@ -461,7 +464,8 @@ class TrajectoryModel(nn.Module):
                 "spec": self.spec.to_json(),
             },
         )
-        save_tensors(folder / WEIGHTS_FILE, self.state_dict(), {"kind": self.kind})
+        weights = {name: value.half() if half else value for name, value in self.state_dict().items()}
+        save_tensors(folder / WEIGHTS_FILE, weights, {"kind": self.kind})
 
 
 def join(condition: Condition) -> Tensor:

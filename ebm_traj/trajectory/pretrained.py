@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from ebm_traj.atomic import replacing
 from ebm_traj.errors import InputError
-from ebm_traj.trajectory.model import CONFIG_FILE
+from ebm_traj.trajectory.model import CONFIG_FILE, TrajectoryModel
 
 ROOT = Path(__file__).parents[1] / "pretrained"
 CARD_FILE = "README.md"
@@ -29,6 +30,20 @@ def card(name: str) -> str:
         raise InputError(f"pretrained model '{name}' is unknown; {shipped()}")
     path = folder / CARD_FILE
     return path.read_text() if path.is_file() else f"# {name}\n\nThis model has no card.\n"
+
+
+def ship(model: TrajectoryModel, name: str, text: str) -> Path:
+    """Put a trained model among the shipped ones, in 16 bits, with its card (Markdown); returns its folder.
+
+    Raises InputError if the name is no plain word.
+    """
+    if not name.replace("-", "").isalnum():
+        raise InputError(f"pretrained model '{name}'; accepted are letters, digits and -")
+    folder = ROOT / name
+    model.save(folder, half=True)
+    with replacing(folder / CARD_FILE) as temporary:
+        temporary.write_text(text)
+    return folder
 
 
 def shipped() -> str:

@@ -43,7 +43,7 @@ def test_what_never_changes_is_held_but_seen(spec, windows):
     codec = WindowCodec(spec, 4, 3)
     frames = codec.decode(windows[:, :4], 5 * torch.randn(len(windows), 12))
     assert torch.equal(frames[..., [3, 4]].abs().max(), torch.tensor(0.0))
-    assert codec.feature_size == 6 + 3 * 4
+    assert codec.feature_size == 6 + 9 + 3 * 4  # the quaternion also as a matrix
     still = StateSpec.from_size(2).with_statistics([0, 0], [1, 1], [0.5, 0])  # the second: a fixed target
     context = torch.tensor([[[0.0, 3.0]], [[0.0, 4.0]]])
     features = WindowCodec(still, 1, 1).features(context)

@@ -20,16 +20,42 @@ from ebm_traj.trajectory.model import NetworkConfig
 from ebm_traj.trajectory.presets import paper_ebm, paper_fc, paper_trainer
 from ebm_traj.trajectory.training import TrainSettings, make_fabric, train
 
-NETWORK = NetworkConfig(context_frames=2, width=32, depth=2)
+NETWORK = NetworkConfig(context_frames=2, width=32, depth=2, architecture="mlp", context_noise=0.02)
 CHAIN = LangevinConfig(steps=8, step_size=0.1, metropolis=True)
-EBM = EBMConfig(NETWORK, "contrastive", ContrastiveConfig(128, CHAIN, buffer_size=1000))
+ALONE = EBMConfig(
+    NETWORK,
+    contrastive=ContrastiveConfig(128, CHAIN, buffer_size=1000),
+    proposal="gaussian",
+    residual=False,
+    energy_start=0,
+)
+EBM = EBMConfig(
+    NETWORK,
+    contrastive=ContrastiveConfig(128, dataclasses.replace(CHAIN, step_size=0.3), buffer_size=1000),
+    components=4,
+    correction_width=32,
+)
 FC = FCConfig(NETWORK, 128)
+VARIANTS = {
+    "energy alone": ALONE,
+    "ranking": dataclasses.replace(EBM, training="ranking"),
+    "denoising": dataclasses.replace(EBM, training="denoising"),
+    "combined": dataclasses.replace(EBM, training="combined"),
+    "residual network": dataclasses.replace(
+        EBM, network=dataclasses.replace(NETWORK, architecture="residual")
+    ),
+    "temporal network": dataclasses.replace(
+        EBM, network=dataclasses.replace(NETWORK, architecture="temporal")
+    ),
+}
 CONFIGS = {"ebm": EBM, "fc": FC}
 
 
 def settings(iterations=300, **changes) -> TrainSettings:
-    trainer = TrainerConfig(iterations=iterations, log_every=50, checkpoint_every=100, warmup=20)
-    return TrainSettings(trainer=trainer, inverse_iterations=400, **changes)
+    trainer = TrainerConfig(
+        iterations=iterations, log_every=50, checkpoint_every=100, validate_every=0, warmup=20
+    )
+    return TrainSettings(trainer=trainer, **{"inverse_iterations": 400, **changes})
 
 
 def quick(toy, out, kind="ebm", iterations=300, **changes):
@@ -68,6 +94,17 @@ def test_energy_model_samples_the_true_next_state(models):
     assert torch.allclose(drawn[:, :2].std(0), torch.full((2,), true_std), rtol=0.2)
     turn = 2 * torch.atan2(drawn[:, 5], drawn[:, 2])
     assert float(turn.std()) == pytest.approx(0.1, rel=0.25)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_way_of_training_finds_the_next_state(toy, tmp_path, name):
+    config = VARIANTS[name]
+    model = train(toy, "ebm", config, settings(400, inverse_iterations=0), tmp_path / "run")
+    drawn = model.sample(context_at([0.5, -0.5]), 1, 2000, generator=torch.Generator().manual_seed(0))[
+        0, :, 0
+    ]
+    assert torch.allclose(drawn[:, :2].mean(0), torch.tensor([0.45, -0.45]), atol=0.05)
+    assert torch.allclose(drawn[:, :2].std(0), torch.full((2,), 0.126), rtol=0.3)
 
 
 def test_actions_narrow_the_prediction_to_what_they_cause(models):
@@ -250,13 +287,15 @@ def test_logs_and_card_tell_what_was_done(toy, tmp_path):
 
     rows = read_metrics(tmp_path / "run" / "metrics.csv")
     assert [row["iteration"] for row in rows] == [50, 100]
-    assert {"energy_data", "energy_samples", "acceptance", "gradient_norm", "loss"} <= set(rows[0])
-    assert model.card["iterations"] == 100 and model.card["gradients_per_iteration"] == 10
-    assert model.card["env_id"] == "Toy-v0" and model.card["batch_size"] == 128
+    assert {"likelihood/loss", "gradient_norm", "loss"} <= set(rows[0])
+    named = ("energy_data", "energy_samples", "acceptance", "buffer_age_mean")
+    assert {f"contrastive/{name}" for name in named} <= set(rows[1])  # it joins in after three quarters
+    assert model.card["iterations"] == 100 and model.card["gradients_per_iteration"] == 11
+    assert model.card["env_id"] == "Toy-v0" and (tmp_path / "run" / "curves.png").is_file()
 
 
 def test_the_literature_settings_train(toy, tmp_path):
-    trainer = dataclasses.replace(paper_trainer(settings(3).trainer), iterations=3)
+    trainer = dataclasses.replace(paper_trainer(), iterations=3, validate_every=0)
     short = dataclasses.replace(settings(3), trainer=trainer)
     for kind, config in (("ebm", paper_ebm()), ("fc", paper_fc())):
         model = train(toy, kind, config, short, tmp_path / kind)
