@@ -1,8 +1,10 @@
 """The errors a user meets; a script prints their message as one line, without a traceback."""
 
 
-class InputError(ValueError):
+class InputError(Exception):
     """Bad input from the user; scripts exit with code 2.
+
+    No ValueError: tyro would put one that a settings class raises into a box of six lines.
 
     The message is one line: it names the thing, says what was found and what is accepted, and is raised
     before any work is done.

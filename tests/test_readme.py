@@ -25,8 +25,10 @@ def script_calls() -> list[str]:
 @pytest.mark.parametrize("call", script_calls())
 def test_script_calls_are_accepted(call, load_script):
     path, *argv = shlex.split(call)[1:]
-    script = load_script(Path(path).stem)
-    tyro.cli(script.Args, args=argv)
+    arguments = load_script(Path(path).stem).Args
+    if class_for := getattr(arguments, "class_for", None):
+        arguments = class_for(argv)
+    tyro.cli(arguments, args=argv)
 
 
 def test_python_blocks_run(tmp_path, monkeypatch):

@@ -183,7 +183,7 @@ def test_an_imported_data_set_trains(tmp_path: Path, call_script: Callable[..., 
     pendulum()
     data, run = str(tmp_path / "data"), str(tmp_path / "run")
     call_script("collect", "--import-minari", "pendulum/random-v0", "--out", data)
-    tiny = "--iterations 3 --inverse-iterations 3 --width 8 --depth 2 --langevin.steps 2"
+    tiny = "--iterations 3 --inverse-iterations 3 --network.width 8 --contrastive.langevin.steps 2"
     call_script("train_traj", "--data", data, "--model", "ebm", "--out", run, *tiny.split())
     assert list(Path(run).rglob("*.safetensors"))
 

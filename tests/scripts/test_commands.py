@@ -1,15 +1,21 @@
 """The scripts from the command line: bad input is one line and exit code 2, and nothing is overwritten."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
+
+TINY = (
+    "--iterations 4 --inverse-iterations 4 --network.width 8 --network.depth 2 --correction-width 8 "
+    "--contrastive.langevin.steps 2 --validate-every 2"
+)
 
 
 @pytest.fixture(scope="module")
 def trained(toy_folder, tmp_path_factory, call_script):
     """A tiny energy model of the toy robot, trained by the script itself."""
     out = tmp_path_factory.mktemp("trained") / "ebm"
-    tiny = "--iterations 5 --inverse-iterations 5 --width 8 --depth 2 --context-frames 2 --langevin.steps 2"
+    tiny = TINY + " --network.context-frames 2"
     call_script("train_traj", "--data", str(toy_folder), "--out", str(out), *tiny.split())
     return out
 
@@ -31,7 +37,7 @@ def pusher_model(tmp_path_factory, call_script):
         "--workers",
         "1",
     )
-    tiny = "--iterations 3 --inverse-iterations 3 --width 8 --depth 2 --langevin.steps 2"
+    tiny = TINY
     call_script("train_traj", "--data", str(data), "--out", str(out), *tiny.split())
     return out
 
@@ -125,9 +131,29 @@ def test_an_unknown_environment_is_named(pusher_model, tmp_path, refused):
 
 def test_settings_that_contradict_each_other_are_named(toy_folder, tmp_path, refused):
     rest = ["--data", str(toy_folder), "--out", str(tmp_path / "out")]
-    assert "--paper fixes the network" in refused("train_traj", *rest, "--paper", "--width", "64")
-    assert "width: 0" in refused("train_traj", *rest, "--width", "0")
+    line = refused("train_traj", *rest, "--paper", "--model", "flow")
+    assert "the literature has none; accepted are ebm and fc" in line
+    assert "width: 0" in refused("train_traj", *rest, "--network.width", "0")
+    assert "a model of states alone has no actions" in refused(
+        "train_traj", *rest, "--network.action-history", "1"
+    )
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["fc", "gaussian", "mixture", "flow", "diffusion"])
+def test_every_baseline_trains_from_the_command_line(toy_folder, tmp_path, call_script, kind):
+    few = "--iterations 4 --inverse-iterations 0 --network.width 8 --batch-size 16 --conditioning joint"
+    out = tmp_path / kind
+    call_script("train_traj", "--data", str(toy_folder), "--model", kind, "--out", str(out), *few.split())
+    assert (out / "model.json").is_file() and (out / "curves.png").is_file()
+
+
+def test_settings_shown_are_those_of_the_model_named(load_script):
+    arguments = load_script("train_traj").Args
+    flow = {field.name: field for field in dataclasses.fields(arguments.class_for(["--model", "flow"]))}
+    assert flow["config"].default.steps == 10
+    paper = {field.name: field for field in dataclasses.fields(arguments.class_for(["--paper"]))}
+    assert paper["config"].default.proposal == "noise" and paper["trainer"].default.iterations == 166_000
 
 
 def test_rollout_writes_its_files_and_keeps_existing_ones(

@@ -19,9 +19,9 @@ pytestmark = [
 
 @pytest.mark.parametrize("budget_gb", [4.0, 1e-6])
 def test_trains_on_the_gpu_and_samples_alike_on_both(toy, tmp_path, budget_gb):
-    network = NetworkConfig(context_frames=2, width=32, depth=2)
+    network = NetworkConfig(context_frames=2, width=32, depth=2, architecture="mlp")
     chain = LangevinConfig(steps=8, step_size=0.1, metropolis=True)
-    config = EBMConfig(network, ContrastiveConfig(128, chain, buffer_size=1000))
+    config = EBMConfig(network, contrastive=ContrastiveConfig(128, chain, buffer_size=1000))
     settings = TrainSettings(
         trainer=TrainerConfig(iterations=300, warmup=20), inverse_iterations=50, budget_gb=budget_gb
     )

@@ -18,9 +18,12 @@ from ebm_traj.trajectory.rollout import rollout
 from ebm_traj.trajectory.rollout_data import Rollout
 from ebm_traj.trajectory.training import TrainSettings, train
 
-NETWORK = NetworkConfig(context_frames=2, width=32, depth=2)
+NETWORK = NetworkConfig(context_frames=2, width=32, depth=2, architecture="mlp")
 EBM = EBMConfig(
-    NETWORK, ContrastiveConfig(128, LangevinConfig(steps=8, step_size=0.1, metropolis=True), buffer_size=1000)
+    NETWORK,
+    contrastive=ContrastiveConfig(
+        128, LangevinConfig(steps=8, step_size=0.1, metropolis=True), buffer_size=1000
+    ),
 )
 
 

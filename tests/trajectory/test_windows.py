@@ -21,10 +21,10 @@ from ebm_traj.trajectory.windows import DrawnWindows, ResidentWindows, StreamedW
 
 CPU = torch.device("cpu")
 LENGTH = 5
-NETWORK = NetworkConfig(context_frames=2, width=16, depth=2)
+NETWORK = NetworkConfig(context_frames=2, width=16, depth=2, architecture="mlp")
 CHAIN = LangevinConfig(steps=4, step_size=0.1)
 CONFIGS = {
-    "ebm": EBMConfig(NETWORK, ContrastiveConfig(64, CHAIN, buffer_size=200)),
+    "ebm": EBMConfig(NETWORK, contrastive=ContrastiveConfig(64, CHAIN, buffer_size=200)),
     "fc": FCConfig(NETWORK, 64),
 }
 
