@@ -15,6 +15,7 @@ from ebm_traj.core.objectives import Objective
 from ebm_traj.core.proposal import Proposal, Start
 from ebm_traj.errors import InputError
 from ebm_traj.trajectory.ebm import TrajectoryEBM, WindowEnergy, annealed_sample
+from ebm_traj.trajectory.joint import JointProposal, StagedEnergy
 from ebm_traj.trajectory.model import CONFIG_FILE, FORMAT, FORMAT_VERSION, MAX_ROWS, TrajectoryModel
 
 FRAMES = "raw_context"
@@ -165,13 +166,27 @@ class EnergyEnsemble(ComposedEBM):
         self._take_after(models[0])
         self.members = nn.ModuleList(models)
         self.weights = tuple(weight / sum(weights) for weight in weights)
-        self.window_energy = MeanEnergy([model.window_energy for model in models], self.weights)
-        self.proposal = DealtProposal([model.proposal for model in models])
+        self.window_energy, self.proposal = self._averaged(models)
         inverses = [model.inverse for model in models]
         if all(inverse is not None for inverse in inverses):
             self.inverse = cast(Any, MeanInverse(cast(list[nn.Module], inverses)))
         self.card = {"members": [model.card for model in models], "weights": list(self.weights)}
         self.train(models[0].training)
+
+    def _averaged(self, models: Sequence[TrajectoryEBM]) -> tuple[Energy, Proposal]:
+        """The mean energy and where its chains start; of joint models in the same two stages as theirs."""
+        energies = [model.window_energy for model in models]
+        proposals = [model.proposal for model in models]
+        if not isinstance(energies[0], StagedEnergy):
+            return MeanEnergy(energies, self.weights), DealtProposal(proposals)
+        staged, joint = cast(list[StagedEnergy], energies), cast(list[JointProposal], proposals)
+        energy = StagedEnergy(
+            MeanEnergy([part.actions for part in staged], self.weights),
+            MeanEnergy([part.states for part in staged], self.weights),
+            staged[0].parts,
+        )
+        actions = DealtProposal([part.actions for part in joint])
+        return energy, JointProposal(actions, DealtProposal([part.states for part in joint]), staged[0].parts)
 
     def objective(self) -> Objective:
         raise InputError("ensemble: its members are trained one by one, each with its own seed")

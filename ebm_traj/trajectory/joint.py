@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ebm_traj.core.energy import UNCONDITIONAL, Condition, Energy
 from ebm_traj.core.objectives import Batch, Objective
-from ebm_traj.core.proposal import MixtureProposal, Proposal
+from ebm_traj.core.proposal import Proposal
 from ebm_traj.trajectory.networks import ConditionalNetwork
 
 ACTIONS = "actions"  # in the condition of the states, as in an action-conditional model
@@ -44,7 +44,7 @@ class JointProposal(Proposal):
     In a single mixture of diagonal Gaussians a state would not follow from the action it stands beside.
     """
 
-    def __init__(self, actions: MixtureProposal, states: MixtureProposal, parts: FrameParts) -> None:
+    def __init__(self, actions: Proposal, states: Proposal, parts: FrameParts) -> None:
         super().__init__()
         self.actions = actions
         self.states = states

@@ -130,7 +130,10 @@ def test_the_script_prints_the_table_and_ends_with_the_page(report):
     ("arguments", "message"),
     [
         (["--data", "nowhere", "--runs", "runs/fc", "--out", "new"], "nowhere: no such folder"),
-        (["--data", "data", "--runs", "runs/gone", "--out", "new"], "runs/gone: no model"),
+        (
+            ["--data", "data", "--runs", "runs/gone", "--out", "new"],
+            "runs/gone: no such folder, and no shipped model",
+        ),
         (["--data", "data", "--runs", "runs/fc", "--out", "runs"], "runs: exists"),
         (["--data", "data", "--runs", "runs/fc", "runs/fc", "--out", "new"], "two folders are named 'fc'"),
         (["--data", "data", "--runs", "runs/other", "--out", "new"], "'other' does not fit"),

@@ -236,15 +236,15 @@ def test_a_goal_changes_the_shares_of_modes(toy):
     unit = float(model.codec.change_std[1])
 
     def pull(frames: Tensor) -> Tensor:
-        return -2.0 * (frames[:, -1, 1] + 0.5) / unit
+        return -1.0 * (frames[:, -1, 1] + 0.5) / unit
 
     free = coordinates(model, 40_000)[:, 1]
-    weights = (2.0 * free).softmax(0)
+    weights = (1.0 * free).softmax(0)
     mean = float((weights * free).sum())
     guided = coordinates(GuidedModel(model, {"pull": pull}, candidates=64), 6000)[:, 1]
     assert float(guided.mean()) == pytest.approx(mean, abs=0.12)
     kept = coordinates(GuidedModel(model, {"pull": pull}, candidates=1), 6000)[:, 1]
-    assert float(kept.mean()) < mean - 0.3  # the shares matter
+    assert float(kept.mean()) < mean - 0.1  # the shares matter
 
 
 def test_an_obstacle_is_kept_clear_of_over_several_frames(toy):
