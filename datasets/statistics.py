@@ -13,7 +13,7 @@ SILENT_SECONDS = 2
 
 
 class Moments:
-    """Running count, mean and sum of squared deviations of rows, merged batch by batch (Chan et al. 1983).
+    """Running count, mean, squared deviations and range of rows, merged batch by batch (Chan et al. 1983).
 
     Sums of squares would lose the small scale of a dimension with a large mean.
     """
@@ -22,12 +22,15 @@ class Moments:
         self.count = 0
         self.mean: NDArray[np.float64] = np.zeros(size)
         self.squares: NDArray[np.float64] = np.zeros(size)
+        self.low: NDArray[np.float64] = np.full(size, np.inf)
+        self.high: NDArray[np.float64] = np.full(size, -np.inf)
 
     def add(self, rows: NDArray[np.floating]) -> None:
         """Add rows (n, size)."""
         for begin in range(0, len(rows), BLOCK):
             values = rows[begin : begin + BLOCK].astype(np.float64)
             mean = values.mean(0)
+            self.low, self.high = np.minimum(self.low, values.min(0)), np.maximum(self.high, values.max(0))
             values -= mean
             total = self.count + len(values)
             shift = mean - self.mean
@@ -44,7 +47,7 @@ class Moments:
 
 
 def with_training_statistics(recording: Recording) -> StateSpec:
-    """The recording's spec with mean, std and one-step change of its training split.
+    """The recording's spec with mean, std, range and one-step change of its training split.
 
     Reads one shard at a time, with a progress bar if it takes longer than seconds. Raises InputError if there
     is no training episode.
@@ -63,4 +66,12 @@ def with_training_statistics(recording: Recording) -> StateSpec:
         before = np.flatnonzero(train[1:] & same_episode)
         for part in np.split(before, range(BLOCK, len(before), BLOCK)):
             changes.add(frames[part + 1].astype(np.float64) - frames[part])
-    return recording.spec.with_statistics(states.mean, states.std, changes.std)
+    farthest = np.maximum(np.abs(changes.low), np.abs(changes.high))
+    return recording.spec.with_statistics(
+        states.mean,
+        states.std,
+        changes.std,
+        low=states.low,
+        high=states.high,
+        change_limit=np.where(np.isfinite(farthest), farthest, 0.0),
+    )

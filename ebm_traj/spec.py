@@ -50,6 +50,12 @@ class StateSpec:
     change_std: NDArray[np.float64] | None = None
     """(D,) standard deviation of the one-step change s_{t+1} - s_t over the training split; 0 where a
     dimension never changes within an episode."""
+    low: NDArray[np.float64] | None = None
+    """(D,) lowest value in the training split; models do not predict beyond."""
+    high: NDArray[np.float64] | None = None
+    """(D,) highest value in the training split."""
+    change_limit: NDArray[np.float64] | None = None
+    """(D,) largest one-step change, up or down, in the training split."""
 
     def __post_init__(self) -> None:
         size = len(self.names)
@@ -152,18 +158,29 @@ class StateSpec:
             aligned[..., dims] = q * np.cumprod(sign, axis=-1)[..., None]
         return aligned
 
-    def with_statistics(self, mean: ArrayLike, std: ArrayLike, change_std: ArrayLike) -> "StateSpec":
-        """The same spec with the scales of a training split.
+    def with_statistics(
+        self,
+        mean: ArrayLike,
+        std: ArrayLike,
+        change_std: ArrayLike,
+        *,
+        low: ArrayLike | None = None,
+        high: ArrayLike | None = None,
+        change_limit: ArrayLike | None = None,
+    ) -> "StateSpec":
+        """The same spec with the scales of a training split and, if given, its range.
 
         A constant dimension gets std 1, so that its z-score is 0; one that never changes within an episode
         gets change_std 0, see `moving`.
         """
         spread, change = np.asarray(std, dtype=np.float64), np.asarray(change_std, dtype=np.float64)
+        limits = {"low": low, "high": high, "change_limit": change_limit}
         return dataclasses.replace(
             self,
             mean=np.asarray(mean, dtype=np.float64),
             std=np.where(spread > SMALLEST_SCALE, spread, 1.0),
             change_std=np.where(change > SMALLEST_SCALE, change, 0.0),
+            **{name: None if at is None else np.asarray(at, np.float64) for name, at in limits.items()},
         )
 
     def difference(self, other: "StateSpec") -> str | None:
@@ -192,8 +209,9 @@ class StateSpec:
     def from_json(cls, text: str) -> "StateSpec":
         """The spec written by `to_json`."""
         values = json.loads(text)
-        for name in ("mean", "std", "change_std"):
-            values[name] = None if values[name] is None else np.asarray(values[name], dtype=np.float64)
+        for name in ("mean", "std", "change_std", "low", "high", "change_limit"):
+            known = values.get(name)  # the last three are newer than the rest
+            values[name] = None if known is None else np.asarray(known, dtype=np.float64)
         for name in ("names", "kinds", "indices"):
             values[name] = tuple(values[name])
         return cls(**values)

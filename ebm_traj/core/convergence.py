@@ -25,6 +25,43 @@ class ConvergedChain(Chain):
     """At each check, the drifts of energy and of squared distance from the start, in standard errors."""
 
 
+@dataclasses.dataclass(frozen=True)
+class UntilConverged:
+    """A sampler that decides itself how many steps it takes, see `run_until_converged`."""
+
+    chain: ChainConfig
+    """The steps; how many it says is not used."""
+    max_steps: int = 200
+    """At most so many."""
+    check_every: int = 4
+    """Steps between looks."""
+    tolerance: float = 2.0
+    """Drift, in standard errors over the batch, that counts as none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Spent:
+    """What a sampler that stops by itself has cost so far."""
+
+    windows: int = 0
+    """Windows sampled, by row."""
+    gradients: int = 0
+    """Gradients that they took, all together."""
+    stopped: int = 0
+    """Of these windows, those whose chains stopped by themselves, not at `max_steps`."""
+
+    @property
+    def mean(self) -> float:
+        """Gradients a window; 0 before the first."""
+        return self.gradients / max(self.windows, 1)
+
+    def plus(self, windows: int, gradients: int, stopped: bool) -> "Spent":
+        """With a batch of `windows` more that took so many `gradients` each."""
+        return Spent(
+            self.windows + windows, self.gradients + windows * gradients, self.stopped + windows * stopped
+        )
+
+
 def run_until_converged(
     energy: EnergyOfX,
     start: Tensor,

@@ -64,6 +64,9 @@ class TrainerConfig:
     keep: Keep = "best"
     """best: end with the averaged weights of the lowest held-out energy score. last: with the last ones, as
     also where nothing was validated."""
+    keep_margin: float = 0.01
+    """Later weights are preferred while their held-out score is at most this share above the lowest: a few
+    hundred contexts cannot tell less apart."""
     energy_limit: float = 1e4
     """Mean energies beyond +- this count as a divergence."""
     max_restarts: int = 5
@@ -108,11 +111,12 @@ class TrainReport:
 
 @dataclasses.dataclass
 class Best:
-    """Averaged weights with the lowest held-out energy score so far."""
+    """The averaged weights to keep so far: the latest whose held-out energy score is near the lowest."""
 
     score: float
     iteration: int
     weights: dict[str, Tensor]
+    lowest: float
 
 
 class Trainer:
@@ -223,9 +227,13 @@ class Trainer:
         began = time.perf_counter()
         found = {VALIDATION + name: float(value) for name, value in self.validate(self.ema.module).items()}
         score = found.get(SCORE, math.nan)
-        if math.isfinite(score) and (self.best is None or score < self.best.score):
-            weights = {name: value.detach().clone() for name, value in self.ema.module.state_dict().items()}
-            self.best = Best(score, self.iteration, weights)
+        if math.isfinite(score):
+            lowest = score if self.best is None else min(score, self.best.lowest)
+            if self.best is None or score <= lowest * (1 + self.config.keep_margin):
+                weights = {
+                    name: value.detach().clone() for name, value in self.ema.module.state_dict().items()
+                }
+                self.best = Best(score, self.iteration, weights, lowest)
         return time.perf_counter() - began, found
 
     def step(self) -> dict[str, torch.Tensor]:
@@ -280,7 +288,11 @@ class Trainer:
         }
         if self.best is not None:
             tensors |= with_prefix("best", self.best.weights)
-            meta["best"] = {"score": self.best.score, "iteration": self.best.iteration}
+            meta["best"] = {
+                "score": self.best.score,
+                "iteration": self.best.iteration,
+                "lowest": self.best.lowest,
+            }
         save_tensors(self.folder / TRAINING_FILE, tensors, meta)
 
     def resume(self) -> None:
@@ -306,6 +318,8 @@ class Trainer:
             weights = {
                 name: value.to(self.fabric.device) for name, value in under_prefix("best", tensors).items()
             }
-            self.best = Best(meta["best"]["score"], meta["best"]["iteration"], weights)
+            self.best = Best(
+                meta["best"]["score"], meta["best"]["iteration"], weights, meta["best"]["lowest"]
+            )
         self.guard.restarts = meta["restarts"]
         self.ema.updates = meta["ema_updates"]

@@ -22,6 +22,10 @@ class WindowCodec(nn.Module):
     rotation: inside, each quaternion has the sign that makes w >= 0 in the last frame of the context;
     decoded frames go back to the sign of the given context and to unit norm.
 
+    Decoded frames stay within the range of the training data, in their values and in their change from frame
+    to frame (where the spec knows it): a joint has limits, and one wild sample would otherwise be the context
+    of wilder ones.
+
     In `change` coordinates the features also hold, of the last frame, each predicted quaternion as a rotation
     matrix and, where a given quaternion is an input (a goal), the rotation from the one to the other.
     """
@@ -33,6 +37,9 @@ class WindowCodec(nn.Module):
     mean: Tensor
     std: Tensor
     change_std: Tensor
+    low: Tensor
+    high: Tensor
+    farthest: Tensor
     quaternions: Tensor
     goals: Tensor
 
@@ -68,6 +75,12 @@ class WindowCodec(nn.Module):
         buffer("mean", spec.mean[spec.moving])
         buffer("std", spec.std[spec.moving])
         buffer("change_std", spec.change_std[spec.moving])
+        wide = np.full(spec.size, np.inf)
+        free = np.isin(np.arange(spec.size), spec.quaternion_dims)  # these have their norm
+        buffer("low", np.where(free, -wide, -wide if spec.low is None else spec.low)[spec.moving])
+        buffer("high", np.where(free, wide, wide if spec.high is None else spec.high)[spec.moving])
+        limit = wide if spec.change_limit is None else spec.change_limit
+        buffer("farthest", limit[spec.moving])
         buffer("quaternions", np.array(spec.quaternions, dtype=np.int64).reshape(-1, 4), torch.long)
 
         goals = spec.given_quaternions if use_given else []
@@ -109,10 +122,13 @@ class WindowCodec(nn.Module):
         signs = self._signs(context)
         last = context[:, -1:] * signs
         x = x.view(len(x), self.window_frames, self.predicted_size)
+        now = last[..., self.predicted]
         if self.coordinates == "state":
-            values = x * self.std + self.mean
+            changes = torch.cat([now, x * self.std + self.mean], dim=1).diff(dim=1)
         else:
-            values = last[..., self.predicted] + (x * self.change_std).cumsum(dim=1)
+            changes = x * self.change_std
+        values = now + changes.clamp(-self.farthest, self.farthest).cumsum(dim=1)
+        values = values.clamp(self.low, self.high)
         frames = last.repeat(1, self.window_frames, 1)
         frames[..., self.predicted] = values
         for dims in self.quaternions:

@@ -9,9 +9,11 @@ from torch import Tensor
 from ebm_traj.core.annealing import AnnealConfig, EnergyAt, anneal
 from ebm_traj.core.combined import CombinedObjective, Part
 from ebm_traj.core.contrastive import ContrastiveConfig, ContrastiveDivergence
+from ebm_traj.core.convergence import ConvergedChain, Spent, UntilConverged, run_until_converged
 from ebm_traj.core.denoising import LEVEL, AtLevel, DenoisingConfig, DenoisingScoreMatching
 from ebm_traj.core.energy import UNCONDITIONAL, Condition, Energy, EnergyOfX, energy_and_gradient
-from ebm_traj.core.langevin import LangevinConfig, langevin
+from ebm_traj.core.hmc import run_chain
+from ebm_traj.core.langevin import Chain, LangevinConfig, langevin
 from ebm_traj.core.likelihood import Likelihood
 from ebm_traj.core.objectives import Batch, Objective
 from ebm_traj.core.proposal import (
@@ -36,6 +38,8 @@ from ebm_traj.trajectory.networks import MLP, make_network, squeeze_last
 
 Training = Literal["contrastive", "ranking", "denoising", "combined"]
 ProposalName = Literal["mixture", "gaussian", "noise"]
+
+Sampler = LangevinConfig | AnnealConfig | UntilConverged
 
 # a start's own component is the unit of its chain, in which 0.3 is near the best step for some 50 dimensions
 # (Roberts & Rosenthal 1998)
@@ -277,36 +281,87 @@ class TrajectoryEBM(TrajectoryModel):
         return ContrastiveDivergence(energy, proposal, config.contrastive, fit_proposal=False)
 
     @property
-    def sampler(self) -> LangevinConfig | AnnealConfig:
+    def sampler(self) -> Sampler:
         """What `sample` runs; replace it to trade time against quality.
 
-        An energy with noise levels is sampled by an `AnnealConfig`, one without by a `LangevinConfig`.
+        An energy with noise levels is sampled by an `AnnealConfig`, one without by a `LangevinConfig`, and
+        either by `UntilConverged`, which takes as many steps as the batch needs: chains go on from where
+        they start, with noise levels at the lowest one from the end of `chain_start`. See `spent`.
         """
         if self._sampler is not None:
             return self._sampler
         return self.config.annealing if self.config.has_levels else self.config.contrastive.langevin
 
     @sampler.setter
-    def sampler(self, config: LangevinConfig | AnnealConfig) -> None:
-        if isinstance(config, AnnealConfig) != self.config.has_levels:
-            wanted = "AnnealConfig" if self.config.has_levels else "LangevinConfig"
-            raise InputError(f"sampler: {type(config).__name__}; accepted for this energy is {wanted}")
+    def sampler(self, config: Sampler) -> None:
+        wanted = AnnealConfig if self.config.has_levels else LangevinConfig
+        if not isinstance(config, wanted | UntilConverged):
+            raise InputError(
+                f"sampler: {type(config).__name__}; accepted for this energy are {wanted.__name__} and "
+                "UntilConverged"
+            )
         self._sampler = config
+        self.spent = Spent()
 
-    _sampler: LangevinConfig | AnnealConfig | None = None
+    _sampler: Sampler | None = None
+    spent: Spent = Spent()
+    """What `UntilConverged` has cost since it was set."""
+
+    @property
+    def gradients_per_window(self) -> float:
+        """Gradients of the energy, of all its stages, that this sampler takes for one window.
+
+        Until convergence, the mean over the windows sampled since the sampler was set; 0 before the first.
+        """
+        sampler = self.sampler
+        if isinstance(sampler, UntilConverged):
+            return self.spent.mean
+        if isinstance(sampler, AnnealConfig):
+            return annealed_gradients(sampler)
+        return sampler.gradients * (2 if isinstance(self.window_energy, StagedEnergy) else 1)
 
     def _sample_window(self, condition: dict[str, Tensor], generator: torch.Generator | None) -> Tensor:
         sampler = self.sampler
         if isinstance(sampler, AnnealConfig):
             assert isinstance(self.window_energy, WindowEnergy)
             return annealed_sample(self.window_energy, condition, self.target_size, sampler, generator)
+        if self.config.has_levels:
+            assert isinstance(sampler, UntilConverged)
+            return self._sample_lowest(condition, sampler, generator)
         if not isinstance(self.window_energy, StagedEnergy):
-            return walk(self.window_energy, self.proposal, condition, sampler, generator)
+            chain = walk(self.window_energy, self.proposal, condition, sampler, generator)
+            self._count([chain])
+            return chain.x
         assert isinstance(self.proposal, JointProposal)
         energy, proposal = self.window_energy, self.proposal
         actions = walk(energy.actions, proposal.actions, condition, sampler, generator)
-        known = {**condition, ACTIONS: actions}
-        return energy.parts.join(actions, walk(energy.states, proposal.states, known, sampler, generator))
+        known = {**condition, ACTIONS: actions.x}
+        states = walk(energy.states, proposal.states, known, sampler, generator)
+        self._count([actions, states])
+        return energy.parts.join(actions.x, states.x)
+
+    def _sample_lowest(
+        self, condition: dict[str, Tensor], sampler: UntilConverged, generator: torch.Generator | None
+    ) -> Tensor:
+        """x (B, n) from chains at the lowest noise level until they have converged."""
+        lowest = self.config.denoising.sigma_min
+        # the level's own noise is the unit of the chain, as of the corrector in `anneal`
+        unit = condition["context"].new_full((), lowest)
+        energy = AtLevel(self.window_energy, lowest)
+        chain = walk(energy, self.proposal, condition, sampler, generator, unit)
+        beside = annealed_gradients(self.config.chain_start)
+        if not self.config.annealing.denoise:
+            self._count([chain], beside)
+            return chain.x
+        self._count([chain], beside + 1)
+        return chain.x - lowest**2 * energy_and_gradient(energy.bind(condition), chain.x)[1]
+
+    def _count(self, chains: list[Chain], beside: int = 0) -> None:
+        """Add a batch of windows, and gradients `beside` those of its chains, to what was spent."""
+        if isinstance(self.sampler, UntilConverged):
+            stopped = all(isinstance(chain, ConvergedChain) and chain.converged for chain in chains)
+            gradients = beside + sum(chain.gradients for chain in chains)
+            self.spent = self.spent.plus(len(chains[0].x), gradients, stopped)
 
     def _window_energy(self, x: Tensor, condition: dict[str, Tensor]) -> Tensor:
         if self.config.has_levels:
@@ -332,15 +387,33 @@ def walk(
     energy: Energy,
     proposal: Proposal,
     condition: Condition,
-    config: LangevinConfig,
+    config: LangevinConfig | UntilConverged,
     generator: torch.Generator | None,
-) -> Tensor:
-    """x (B, n) at the end of chains that start from the proposal, each in the scale of its own component."""
+    unit: Tensor | None = None,
+) -> Chain:
+    """Chains of x (B, n) that start from the proposal.
+
+    Each walks in the scale of its own component, if the proposal has components, else of the proposal; in
+    `unit` if it has none.
+    """
     start, component = proposal.start(condition, generator)
-    if not config.steps:
-        return start
+    if isinstance(config, LangevinConfig) and not config.steps:
+        return Chain(start, start.new_ones(()))
     known = {**condition, **component}
-    return langevin(energy.bind(known), start, config, scale=proposal.scale(known), generator=generator).x
+    bound, scale = energy.bind(known), proposal.scale(known)
+    scale = unit if scale is None else scale
+    if isinstance(config, LangevinConfig):
+        return langevin(bound, start, config, scale=scale, generator=generator)
+    if len(start) < 2:  # one chain cannot tell drift from chance
+        longest = dataclasses.replace(config.chain, steps=config.max_steps)
+        return run_chain(bound, start, longest, scale=scale, generator=generator)
+    limits = {name: getattr(config, name) for name in ("max_steps", "check_every", "tolerance")}
+    return run_until_converged(bound, start, config.chain, **limits, scale=scale, generator=generator)
+
+
+def annealed_gradients(config: AnnealConfig) -> int:
+    """Gradients that `annealed_sample` takes: of the walk, and one for the mean that it starts around."""
+    return config.gradients + 1
 
 
 def annealed_sample(

@@ -22,7 +22,7 @@ from ebm_traj.trajectory.ebm import TrajectoryEBM, WindowEnergy
 from ebm_traj.trajectory.model import TrajectoryModel
 from ebm_traj.yardstick.scores import energy_score, motion_ratio, normalise
 
-CONTEXTS, FUTURES, STEPS = 128, 4, 8  # one to two seconds for a network 256 wide on one core
+CONTEXTS, FUTURES, STEPS = 256, 4, 8  # a few seconds for a network 256 wide on one core
 ENERGY_WINDOWS = 512  # of each split
 
 

@@ -68,36 +68,46 @@ def check_models(recording: Recording, models: Mapping[str, Any]) -> None:
             raise InputError(f"run '{name}' does not fit the data set: model and data differ, {difference}")
 
 
-def plan_horizon(recording: Recording, models: Mapping[str, Any], horizon: int | None) -> int:
-    """Steps to predict: `horizon`, or as many as the shortest test episode allows, at most 96.
+def plan_horizon(
+    recording: Recording, models: Mapping[str, Any], horizon: int | None, split: Split = "test"
+) -> int:
+    """Steps to predict: `horizon`, or as many as the shortest episode of the split allows, at most 96.
 
-    Raises InputError if there are no test episodes or none is long enough.
+    Raises InputError if the split has no episodes or none is long enough.
     """
-    frames = recording.lengths[recording.episode_rows("test")] + 1
+    frames = recording.lengths[recording.episode_rows(split)] + 1
     context = context_frames(models)
     longest = int(frames.max()) - context
     if longest < 1 or (horizon is not None and not 1 <= horizon <= longest):
         raise InputError(
-            f"{recording.folder}: horizon {horizon or 1}; its test episodes have up to {frames.max()} frames "
-            f"with {context} of context, so that 1 to {longest} are accepted"
+            f"{recording.folder}: horizon {horizon or 1}; its {split} episodes have up to {frames.max()} "
+            f"frames with {context} of context, so that 1 to {longest} are accepted"
         )
     return max(1, min(LONGEST_DEFAULT, int(frames.min()) - context)) if horizon is None else horizon
 
 
-def episode_set(recording: Recording, context: int, horizon: int, rollouts: int | None = None) -> EpisodeSet:
-    """Contexts, futures and the floor's other truth, with N as large as the test episodes allow.
+def episode_set(
+    recording: Recording,
+    context: int,
+    horizon: int,
+    rollouts: int | None = None,
+    split: Split = "test",
+) -> EpisodeSet:
+    """Contexts, futures and the floor's other truth, with N as large as the episodes of the split allow.
 
-    The other truth is taken from test episodes beyond the first N, then from validation and training
-    episodes: it only meets truth, never a model, so that nothing leaks, and splitting the test episodes in
-    halves would double the bias of every distance. Raises InputError when N would be below 2.
+    The other truth is taken from episodes of the split beyond the first N, then from those of the other
+    splits (never test, unless it is the one scored): it only meets truth, never a model, so that nothing
+    leaks, and splitting the episodes in halves would double the bias of every distance. Raises InputError
+    when N would be below 2.
     """
     frames = context + horizon
-    test = _starts(recording, "test", frames)
-    spare = np.concatenate([_starts(recording, split, frames) for split in ("validation", "train")])
+    test = _starts(recording, split, frames)
+    others: tuple[Split, ...] = ("validation", "train")
+    spare = np.concatenate([_starts(recording, other, frames) for other in others if other != split])
     n = min(len(test), (len(test) + len(spare)) // 2, rollouts or len(test))
     if n < FEWEST_ROLLOUTS:
         raise InputError(
-            f"{recording.folder}: {len(test)} test and {len(spare)} other episodes of {frames} frames or "
+            f"{recording.folder}: {len(test)} {split} and {len(spare)} other episodes of {frames} frames or "
             f"more give {n} rollouts; needed are {FEWEST_ROLLOUTS} or more, and as many other episodes"
         )
     states, actions = _windows(recording, test[:n], frames)
@@ -177,8 +187,9 @@ def compare(
     seed: int = 0,
     device: str | torch.device = "cpu",
     progress: bool = True,
+    split: Split = "test",
 ) -> Comparison:
-    """Score models (by row name) on the test episodes of a recording.
+    """Score models (by row name) on the test episodes (or those of another `split`) of a recording.
 
     `horizon` steps are predicted from the last context frame on (default: `plan_horizon`), for at most
     `rollouts` episodes (default: all). Spread, and with `branches` diversity and energy score, are taken over
@@ -194,10 +205,10 @@ def compare(
     short test episodes, and for action-conditional models with branches that hold no actions.
     """
     check_models(recording, models)
-    steps = plan_horizon(recording, models, horizon)
+    steps = plan_horizon(recording, models, horizon, split)
     device = torch.device(device)
     spec = next(iter(models.values())).spec
-    episodes = episode_set(recording, context_frames(models), steps, rollouts)
+    episodes = episode_set(recording, context_frames(models), steps, rollouts, split)
     if branches is None:
         count = min(contexts, len(episodes.truth))
         present, true_futures = episodes.contexts[:count], episodes.truth[:count, None]
@@ -270,7 +281,7 @@ def compare(
             context=present[pick],
             truth=true_futures[pick, 0],
             branches=None if branches is None else true_futures[pick],
-            reason=f"{lively} more than those of nine in ten test contexts",
+            reason=f"{lively} more than those of nine in ten {split} contexts",
         ),
     )
     judge.add_differences(comparison.rows, comparison.energy_row)

@@ -234,7 +234,8 @@ def test_a_resumed_run_keeps_the_same_best_weights(tmp_path):
     assert rows[0] == rows[1]
     scores = {row["iteration"]: row["validation/energy_score"] for row in rows[0] if "validation/norm" in row}
     assert list(scores) == list(range(4, 41, 4))
-    assert min(scores, key=scores.get) == report.kept_iteration
+    near = [at for at, score in scores.items() if score <= 1.01 * min(scores.values())]
+    assert max(near) == report.kept_iteration
     third = validated(tmp_path / "parts")  # of the finished run: nothing left to do but to choose
     third.resume()
     assert third.fit().kept_iteration == report.kept_iteration and torch.equal(weights(third), weights(whole))
@@ -243,7 +244,8 @@ def test_a_resumed_run_keeps_the_same_best_weights(tmp_path):
 @pytest.mark.parametrize(
     ("keep", "scores", "kept"),
     [
-        ("best", [3.0, 1.0, 2.0, float("nan"), 1.0], 1),  # the first of equals
+        ("best", [3.0, 1.0, 2.0, float("nan"), 1.5], 1),
+        ("best", [3.0, 1.0, 1.005, 2.0, 1.02], 2),  # the later of those that noise cannot tell apart
         ("last", [3.0, 1.0, 2.0, 4.0, 5.0], 4),
         ("best", [float("nan")] * 5, 4),  # nothing to choose by
     ],
@@ -257,7 +259,7 @@ def test_the_weights_of_the_lowest_score_are_left(tmp_path, keep, scores, kept):
     report = trainer.fit()
     assert len(seen) == 5 and torch.equal(weights(trainer), seen[kept])
     assert report.kept_iteration == [9, 18, 27, 36, 40][kept]
-    assert report.kept_score == (1.0 if kept == 1 else None)
+    assert report.kept_score == (scores[kept] if kept in (1, 2) else None)
 
 
 def test_validation_is_not_counted_as_training_and_may_be_off(tmp_path):
