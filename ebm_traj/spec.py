@@ -174,7 +174,7 @@ class StateSpec:
         gets change_std 0, see `moving`.
         """
         spread, change = np.asarray(std, dtype=np.float64), np.asarray(change_std, dtype=np.float64)
-        limits = {"low": low, "high": high, "change_limit": change_limit}
+        limits: dict[str, Any] = {"low": low, "high": high, "change_limit": change_limit}
         return dataclasses.replace(
             self,
             mean=np.asarray(mean, dtype=np.float64),

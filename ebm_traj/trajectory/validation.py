@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from ebm_traj.core.annealing import AnnealConfig, anneal
+from ebm_traj.core.convergence import UntilConverged
 from ebm_traj.core.langevin import langevin
 from ebm_traj.core.seeding import derive_seed, seeded_generator
 from ebm_traj.datasets.recording import Recording
 from ebm_traj.datasets.splits import Split, split_code
 from ebm_traj.trajectory.ebm import TrajectoryEBM, WindowEnergy
+from ebm_traj.trajectory.joint import StagedEnergy
 from ebm_traj.trajectory.model import TrajectoryModel
 from ebm_traj.yardstick.scores import energy_score, motion_ratio, normalise
 
@@ -149,6 +151,8 @@ def sampler_figures(
     `acceptance`: share of accepted Metropolis steps, where there are any.
     """
     sampler = model.sampler
+    if isinstance(model.window_energy, StagedEnergy) or isinstance(sampler, UntilConverged):
+        return {}  # two chains, or one of its own length: their figures are those of training
     if not isinstance(sampler, AnnealConfig):
         start, component = model.proposal.start(condition, generator)
         condition = {**condition, **component}
