@@ -46,8 +46,8 @@ test: lint
 demo: install
 	rm -rf $(DEMO)
 	$(PY) scripts/collect.py --out $(DEMO)/data --episodes 2000 --steps 100 --noise-every 4 --test-fraction 0.3 --seed $(SEED)
-	$(PY) scripts/train_traj.py --data $(DEMO)/data --model ebm --out $(DEMO)/runs/ebm --seed $(SEED)
-	$(PY) scripts/train_traj.py --data $(DEMO)/data --model fc --out $(DEMO)/runs/fc --seed $(SEED)
+	$(PY) scripts/train_traj.py --data $(DEMO)/data --model ebm --out $(DEMO)/runs/ebm --iterations 3000 --seed $(SEED)
+	$(PY) scripts/train_traj.py --data $(DEMO)/data --model fc --out $(DEMO)/runs/fc --iterations 3000 --seed $(SEED)
 	# without an OpenGL library there is no video; the rest goes on
 	-$(PY) scripts/rollout.py --run $(DEMO)/runs/ebm --steps 50 --out $(DEMO)/rollout.h5 --plot $(DEMO)/rollout.png --video $(DEMO)/rollout.mp4
 	$(PY) scripts/compare.py --data $(DEMO)/data --runs $(DEMO)/runs/ebm $(DEMO)/runs/fc --out $(DEMO)/report --seed $(SEED)

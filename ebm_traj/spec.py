@@ -174,13 +174,14 @@ class StateSpec:
         gets change_std 0, see `moving`.
         """
         spread, change = np.asarray(std, dtype=np.float64), np.asarray(change_std, dtype=np.float64)
-        limits: dict[str, Any] = {"low": low, "high": high, "change_limit": change_limit}
         return dataclasses.replace(
             self,
             mean=np.asarray(mean, dtype=np.float64),
             std=np.where(spread > SMALLEST_SCALE, spread, 1.0),
             change_std=np.where(change > SMALLEST_SCALE, change, 0.0),
-            **{name: None if at is None else np.asarray(at, np.float64) for name, at in limits.items()},
+            low=None if low is None else np.asarray(low, dtype=np.float64),
+            high=None if high is None else np.asarray(high, dtype=np.float64),
+            change_limit=None if change_limit is None else np.asarray(change_limit, dtype=np.float64),
         )
 
     def difference(self, other: "StateSpec") -> str | None:

@@ -24,7 +24,7 @@ class Args:
     out: Path
     """Folder for sweep.json and sweep.png; must not exist."""
     steps: tuple[int, ...] | None = None
-    """Noise levels; steps of the chain for an energy without them. Default: 3 4 6 8 12 24, and 0 2 4 8 16 32."""
+    """Noise levels, or steps of the chain of an energy without. Default: 3 4 6 8 12 24, or 0 2 4 8 16 32."""
     solvers: tuple[Literal["heun", "euler", "multistep", "langevin"], ...] | None = None
     """How to go through noise levels; each with each number of steps. Default: heun multistep."""
     corrector_steps: int = 0

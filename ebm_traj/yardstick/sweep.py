@@ -173,7 +173,7 @@ def sweep(
 
 def text_table(found: Sweep) -> str:
     """A row for each setting under the simulator's, gradients a frame first."""
-    heads = [Column("Gradients", "a frame", lambda row: row[0], number), *found.columns]
+    heads = [Column("Gradients", "a frame", lambda row: None, number), *found.columns]
     lines = [["", *(head.label for head in heads)], ["", *(head.note for head in heads)]]
     for row in found.comparison.rows:
         if row.kind == "simulator":
