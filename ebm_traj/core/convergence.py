@@ -38,6 +38,9 @@ class UntilConverged:
     tolerance: float = 2.0
     """Drift, in standard errors over the batch, that counts as none."""
 
+    def __post_init__(self) -> None:
+        _require_limits(self.chain, self.max_steps, self.check_every, self.tolerance)
+
 
 @dataclasses.dataclass(frozen=True)
 class Spent:
@@ -93,14 +96,7 @@ def run_until_converged(
     """
     if len(start) < 2:
         raise InputError(f"rows of the batch: {len(start)}; telling drift from chance needs 2 or more")
-    if check_every < 1:
-        raise InputError(f"check_every: {check_every}; accepted are 1 and more")
-    if not tolerance > 0:
-        raise InputError(f"tolerance: {tolerance}; it must be above 0")
-    if max_steps < config.adapt + 2 * check_every:
-        raise InputError(
-            f"max_steps: {max_steps}; needs {config.adapt + 2 * check_every}, two blocks after adaptation"
-        )
+    _require_limits(config, max_steps, check_every, tolerance)
     origin = start.detach()
     x = origin
     block = dataclasses.replace(config, steps=config.adapt + check_every)
@@ -138,6 +134,17 @@ def run_until_converged(
         converged=calm >= IN_A_ROW,
         drifts=tuple(drifts),
     )
+
+
+def _require_limits(config: ChainConfig, max_steps: int, check_every: int, tolerance: float) -> None:
+    if check_every < 1:
+        raise InputError(f"check_every: {check_every}; accepted are 1 and more")
+    if not tolerance > 0:
+        raise InputError(f"tolerance: {tolerance}; it must be above 0")
+    if max_steps < config.adapt + 2 * check_every:
+        raise InputError(
+            f"max_steps: {max_steps}; needs {config.adapt + 2 * check_every}, two blocks after adaptation"
+        )
 
 
 def _energies(energy: EnergyOfX, chain: Chain) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from ebm_traj.core.annealing import AnnealConfig, Solver
 from ebm_traj.core.convergence import UntilConverged
@@ -28,6 +28,7 @@ STEPS = (3, 4, 6, 8, 12, 24)  # noise levels
 CHAIN_STEPS = (0, 2, 4, 8, 16, 32)
 SOLVERS: tuple[Solver, ...] = ("heun", "multistep")
 TICKS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+ADAPT = 20  # steps
 FAR = 4.0  # values so many times the best one's distance from perfect leave the picture, see `_limits`
 
 
@@ -143,9 +144,14 @@ def settings_of(
 
 
 def chain_of(model: TrajectoryEBM) -> LangevinConfig:
-    """The Metropolis-corrected chain with which a model is sampled until converged: its own, or corrector."""
+    """The Metropolis-corrected chain with which a model is sampled until converged.
+
+    Its own one; at the lowest noise level the corrector's with an adapted step size: the data are many times
+    wider than the level, so that the corrector's own step took 200 steps without forgetting its start.
+    """
     if model.config.has_levels:
-        return dataclasses.replace(model.config.annealing.corrector_chain, steps=1)
+        chain = model.config.annealing.corrector_chain
+        return dataclasses.replace(chain, steps=ADAPT + 1, adapt=ADAPT)
     chain = model.config.contrastive.langevin
     # noise and clip of the literature's chain have no known target to converge to
     return dataclasses.replace(chain, noise=None, clip=None, metropolis=True)
@@ -193,10 +199,10 @@ def picture(found: Sweep, title: str) -> bytes:
     The dashed line is what a perfect model has. Values far off it leave the picture through an arrow.
     """
     heads = found.columns
-    across = min(3, len(heads))
+    across = min(5 if len(heads) > 8 else 4, len(heads))
     down = -(-len(heads) // across)
     with style(LIGHT):
-        figure = Figure(figsize=(3.1 * across, 2.35 * down + 0.75), layout="constrained")
+        figure = Figure(figsize=(2.75 * across, 2.3 * down + 0.7), layout="constrained")
         axes = figure.subplots(down, across, squeeze=False, sharex=True).ravel()
         for ax, head in zip(axes, heads, strict=False):
             _panel(ax, found, head, LIGHT)
@@ -206,8 +212,14 @@ def picture(found: Sweep, title: str) -> bytes:
             ax.tick_params(labelbottom=True)
             ax.set_xlabel("gradients a frame")
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.suptitle(title, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
-        figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), handlelength=2.0)
+        figure.legend(
+            *(handles, labels),
+            loc="outside upper left",
+            ncols=len(labels),
+            title=title,
+            title_fontproperties={"weight": "bold", "size": 11},
+            alignment="left",
+        )
         return save(figure, "png")
 
 
@@ -215,16 +227,20 @@ def _panel(ax: Axes, found: Sweep, head: Column, theme: Theme) -> None:
     lines = list(dict.fromkeys(setting.line for setting in found.settings))
     perfect = found.perfect(head)
     values = [head.value(row) for _, row in found.rows]
-    low, high = _limits([float(value) for value in values if _known(value)], perfect)
+    known = [float(value) for value in values if _known(value)]
+    of_time = "ms" in head.label and min(known, default=0) > 0
+    low, high = (0.7 * min(known), 1.4 * max(known)) if of_time else _limits(known, perfect)
     for line, colour in zip(lines, (theme.energy, theme.baseline, *theme.others), strict=False):
         rows = [(setting, row) for setting, row in found.rows if setting.line == line]
         rows = sorted(rows, key=lambda pair: pair[0].gradients_per_frame)
         x = [setting.gradients_per_frame for setting, _ in rows]
         y = [float(value) if _known(value := head.value(row)) else math.nan for _, row in rows]
         alone = line == CONVERGED
+        colour = theme.ink if alone else colour
+        outside = 0
         ax.plot(
             *(x, y),
-            color=theme.ink if alone else colour,
+            color=colour,
             marker="D" if alone else "o",
             markersize=6.5 if alone else 4,
             markerfacecolor="none" if alone else colour,
@@ -237,26 +253,34 @@ def _panel(ax: Axes, found: Sweep, head: Column, theme: Theme) -> None:
         for at, value, (_, row) in zip(x, y, rows, strict=True):
             ends = None if head.interval is None else head.interval(row)
             if ends is not None:
-                ax.plot([at, at], ends, color=theme.ink if alone else colour, alpha=0.35, linewidth=2.2)
+                ax.plot([at, at], ends, color=colour, alpha=0.35, linewidth=2.2)
             if not low <= value <= high:
                 edge, mark = (0.97, "^") if value > high else (0.03, "v")
                 across = ax.get_xaxis_transform()  # x in data, y in shares of the panel
                 ax.plot([at], [edge], mark, color=colour, markersize=5, transform=across, clip_on=False)
-                text = number(value) if math.isfinite(value) else "not finite"
                 ax.annotate(
-                    *(text, (at, edge)),
+                    *(head.text(value), (at, edge)),
                     xycoords=across,
-                    xytext=(5, -3),
+                    # those of one line one under the other, towards the side that has room
+                    xytext=(-6 if alone else 5, (-3 - 10 * outside) if value > high else (-3 + 10 * outside)),
+                    ha="right" if alone else "left",
                     textcoords="offset points",
                     fontsize=7.5,
                     color=colour,
                 )
+                outside += 1
     if perfect is not None:
         ax.axhline(perfect, color=theme.ink, linewidth=1.3, linestyle=(0, (5, 2)), zorder=3)
     ax.set_ylim(low, high)
     _gradient_axis(ax, [setting.gradients_per_frame for setting in found.settings])
-    ax.yaxis.set_major_locator(MaxNLocator(5))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    shown = 100 if "%" in head.label else 1
+    if of_time:
+        ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+        ax.yaxis.set_minor_locator(NullLocator())
+    else:
+        ax.yaxis.set_major_locator(MaxNLocator(5))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{shown * value:g}"))
     ax.set_title(head.label)
     ax.set_title(head.note, loc="right", fontsize=8, fontweight="normal", color=theme.muted)
 

@@ -1,59 +1,112 @@
-"""Scores against sampling steps: the script's files, what it refuses, and a sampler that stops by itself."""
+"""scripts/sampling_steps.py from the command line: its files, and one line for what it refuses."""
 
 import json
 
 import pytest
-import torch
-
-from ebm_traj.core.convergence import UntilConverged
-from ebm_traj.core.langevin import LangevinConfig
-from ebm_traj.errors import InputError
-from ebm_traj.trajectory.files import load
-from ebm_traj.yardstick.sweep import settings_of
 
 TINY = (
-    "--iterations 30 --inverse-iterations 0 --network.width 16 --network.context-frames 2 --validate-every 0 "
-    "--correction-width 16"
+    "--iterations 4 --inverse-iterations 0 --network.width 8 --network.depth 2 --network.context-frames 2 "
+    "--validate-every 0"
 )
+SMALL = "--steps 2 3 --rollouts 8 --contexts 4 --futures 4 --horizon 4 --max-steps 40".split()
 
 
 @pytest.fixture(scope="module")
-def run(toy_folder, tmp_path_factory, call_script):
-    out = tmp_path_factory.mktemp("runs") / "ebm"
-    call_script("train_traj", "--data", str(toy_folder), "--out", str(out), *TINY.split())
-    return out
+def runs(toy_folder, tmp_path_factory, call_script):
+    """Tiny models of the toy robot: an energy with noise levels, one without, and no energy."""
+    folder = tmp_path_factory.mktemp("runs")
+    kinds = {
+        "denoising": "--model ebm --training denoising",
+        "contrastive": "--model ebm --correction-width 8 --contrastive.langevin.steps 2",
+        "fc": "--model fc",
+    }
+    for name, settings in kinds.items():
+        rest = f"--out {folder / name} {settings} {TINY}".split()
+        call_script("train_traj", "--data", str(toy_folder), *rest)
+    return folder
 
 
-def test_it_scores_each_number_of_steps_and_draws_them(toy_folder, run, tmp_path, call_script, capsys):
-    out = tmp_path / "steps"
-    few = "--steps 0 2 --contexts 4 --futures 3 --rollouts 4 --horizon 4 --max-steps 16 --check-every 2"
-    call_script(
-        "sampling_steps", "--data", str(toy_folder), "--run", str(run), "--out", str(out), *few.split()
-    )
+@pytest.fixture
+def refused(capsys, call_script):
+    def line(*argv: str) -> str:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_info:
+            call_script("sampling_steps", *argv)
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+        assert exit_info.value.code == 2 and len(lines) == 1, lines
+        return lines[0]
+
+    return line
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("denoising", ["heun 2", "heun 3", "multistep 2", "multistep 3", "until converged"]),
+        ("contrastive", ["langevin 2", "langevin 3", "until converged"]),
+    ],
+)
+def test_it_writes_table_numbers_and_picture(
+    runs, toy_folder, tmp_path, call_script, capsys, refused, name, rows
+):
+    out = tmp_path / "sweep"
+    argv = ["--data", str(toy_folder), "--run", str(runs / name), "--out", str(out)]
+    call_script("sampling_steps", *argv, *SMALL)
+    shown = capsys.readouterr().out
+    assert {path.name for path in out.iterdir()} == {"sweep.json", "sweep.png"}
     found = json.loads((out / "sweep.json").read_text())
-    assert set(found["samplers"]) == {"langevin 0", "langevin 2", "until converged"}
+    assert list(found["samplers"]) == rows and found["split"] == "validation" and found["n"] == 8
+    assert all(f"\n{row}" in shown for row in rows)
+    assert "No simulator branches" in shown and "% of windows before 40 steps" in shown
     assert (out / "sweep.png").read_bytes().startswith(b"\x89PNG")
-    assert "langevin 2" in capsys.readouterr().out
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    assert f"{out}: exists already" in refused(*argv, *SMALL)
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
 
 
-def test_what_cannot_be_swept_is_named_before_any_work(toy_folder, run, tmp_path):
-    model = load(run)
-    with pytest.raises(InputError, match="this energy has no noise levels"):
-        settings_of(model, solvers=["heun"])
-    with pytest.raises(InputError, match="is asked for twice"):
-        settings_of(model, [2, 2])
-    with pytest.raises(InputError, match="Langevin steps: -1"):
-        settings_of(model, [-1])
+def test_bad_input_is_one_line_and_nothing_is_written(runs, toy_folder, tmp_path, refused):
+    out = tmp_path / "sweep"
+
+    def line(run, *argv, data=toy_folder):
+        return refused("--data", str(data), "--run", str(run), "--out", str(out), *argv)
+
+    denoising, contrastive = runs / "denoising", runs / "contrastive"
+    assert "kind 'fc'; accepted are energy models" in line(runs / "fc")
+    assert "no such folder" in line(tmp_path / "none")
+    assert "no such folder" in line(denoising, data=tmp_path / "none")
+    assert "annealing steps: 0" in line(denoising, "--steps", "0")
+    assert "no noise levels" in line(contrastive, "--solvers", "heun")
+    assert "--contexts 1: accepted are 2 and more" in line(denoising, "--contexts", "1")
+    assert "max_steps: 20; needs 28" in line(denoising, "--max-steps", "20")
+    assert "tolerance: -1" in line(contrastive, "--tolerance", "-1")
+    assert "1 to 19 are accepted" in line(denoising, "--horizon", "30")
+    assert "none.h5" in line(denoising, "--branches", str(tmp_path / "none.h5"))
+    assert not out.exists()
 
 
-def test_a_sampler_that_stops_by_itself_counts_what_it_spends(run):
-    model = load(run)
-    context = torch.tensor([0.5, -0.5, 1.0, 0, 0, 0, 0.3]).repeat(8, 2, 1)
-    chain = LangevinConfig(steps=1, step_size=0.3, metropolis=True)
-    model.sampler = UntilConverged(chain, max_steps=60, check_every=3)
-    model.sample(context, 2, 16, generator=torch.Generator().manual_seed(0))
-    assert 6 <= model.gradients_per_window <= 100
-    spent = model.gradients_per_window
-    model.sampler = UntilConverged(chain, max_steps=60, check_every=10)
-    model.sample(context, 2, 16, generator=torch.Generator().manual_seed(0))
-    assert model.gradients_per_window > spent  # it cannot stop before two looks agree
+def test_branches_of_the_other_split_are_not_taken(
+    runs, toy_folder, tmp_path, refused, monkeypatch, load_script
+):
+    import numpy as np
+
+    from ebm_traj.datasets.branches import Branches
+    from ebm_traj.datasets.recording import Recording
+
+    toy = Recording(toy_folder)
+    rows = toy.episode_rows("test")[:4]
+    file = tmp_path / "test.h5"
+    Branches(
+        contexts=toy.read_windows(toy.offsets[rows], 2)[0],
+        futures=np.zeros((4, 4, 3, 7), np.float32),
+        actions=np.zeros((4, 4, 3, 2), np.float32),
+        episode=toy.episode[rows],
+        t=np.ones(4),
+        spec=toy.spec,
+        settings={"seed": 0, "split": "test", "env_id": "Toy-v0", "run_seed": 0, "mujoco": ""},
+    ).save(file)
+    argv = ["--data", str(toy_folder), "--run", str(runs / "denoising"), "--out", str(tmp_path / "out")]
+    assert "not from validation episodes" in refused(*argv, "--branches", str(file))
+    script = load_script("sampling_steps")
+    args = script.Args(toy_folder, runs / "denoising", tmp_path / "out", split="test", branches=file)
+    found, why = script.find_branches(args, toy, 2, 3)
+    assert found is not None and found.settings["split"] == "test" and not why
