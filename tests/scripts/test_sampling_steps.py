@@ -8,7 +8,8 @@ TINY = (
     "--iterations 4 --inverse-iterations 0 --network.width 8 --network.depth 2 --network.context-frames 2 "
     "--validate-every 0"
 )
-SMALL = "--steps 2 3 --rollouts 8 --contexts 4 --futures 4 --horizon 4 --max-steps 40".split()
+FEW = "--rollouts 8 --contexts 4 --futures 4 --horizon 4 --max-steps 40"
+SMALL = ["--steps", "2", "3", *FEW.split()]
 
 
 @pytest.fixture(scope="module")

@@ -90,7 +90,7 @@ def of_levels(toy, denoising, branches):
 
 def test_more_noise_levels_predict_better(of_levels):
     found = scores(of_levels)
-    assert found["heun 2"] > 1.3  # two levels are too few
+    assert found["heun 2"] > 1.15  # two levels are too few
     assert found["heun 2"] > found["heun 4"] > found["heun 12"] - 0.02
     assert found["heun 12"] < 1.1 and found["multistep 12"] < 1.1
 
@@ -150,21 +150,13 @@ def test_a_sampler_that_stops_by_itself_predicts_as_well_and_says_its_cost(of_le
 
 
 def test_it_takes_fewer_gradients_from_a_nearer_start(contrastive):
-    """The same energy, from starts around the last frame and from its own samples."""
-
-    class Near(NoiseProposal):
-        def sample(self, condition, generator=None):
-            with torch.no_grad():
-                x = warm._sample_window(condition, generator)
-            return x.detach()
-
-    warm, far, near = (copy.copy(contrastive) for _ in range(3))
-    near._modules = dict(contrastive._modules)
-    near.proposal = Near(contrastive._stay, 1.0)
-    warm.sampler = dataclasses.replace(CHAIN, steps=300)
+    """The same energy, from starts around the last frame and from some that are ten units away."""
+    near, far = (copy.copy(contrastive) for _ in range(2))
+    far._modules = dict(contrastive._modules)
+    far.proposal = NoiseProposal(lambda condition: contrastive._stay(condition) + 10, 1.5)
     context = torch.zeros(1, 2, 7)
     context[..., 2] = 1
-    for model in (far, near):
+    for model in (near, far):
         model.sampler = CONVERGING
         model.sample(context, 3, 300, generator=torch.Generator().manual_seed(0))
     assert near.spent.stopped == far.spent.stopped == near.spent.windows == 900
@@ -240,5 +232,5 @@ def test_bad_settings_are_named(denoising, contrastive):
     with pytest.raises(InputError, match="max_steps: 5; needs 6"):
         UntilConverged(CHAIN, max_steps=5, check_every=3)
     for model, wrong in ((denoising, CHAIN), (contrastive, AnnealConfig()), (contrastive, FCConfig())):
-        with pytest.raises(InputError, match="accepted for this energy are .* and UntilConverged"):
+        with pytest.raises(InputError, match=r"accepted for this energy are \w+ and UntilConverged"):
             copy.copy(model).sampler = wrong
