@@ -261,9 +261,9 @@ def _panel(ax: Axes, found: Sweep, head: Column, theme: Theme) -> None:
                 ax.annotate(
                     *(head.text(value), (at, edge)),
                     xycoords=across,
-                    # those of one line one under the other, towards the side that has room
-                    xytext=(-6 if alone else 5, (-3 - 10 * outside) if value > high else (-3 + 10 * outside)),
-                    ha="right" if alone else "left",
+                    # on the left, where no line comes in; one under the other
+                    xytext=(-5, (-3 - 10 * outside) if value > high else (-3 + 10 * outside)),
+                    ha="right",
                     textcoords="offset points",
                     fontsize=7.5,
                     color=colour,
@@ -303,7 +303,7 @@ def _gradient_axis(ax: Axes, gradients: list[float]) -> None:
     """Logarithmic, down to 0."""
     most, least = max(gradients), min(gradients)
     ax.set_xscale("symlog", base=2, linthresh=2, linscale=0.7)
-    ax.set_xlim(-0.25 if least < 1 else 0.8 * least, 1.3 * max(most, 2))
+    ax.set_xlim(-0.25 if least < 1 else 0.55 * least, 1.3 * max(most, 2))
     ax.xaxis.set_major_locator(FixedLocator([tick for tick in TICKS if tick <= 1.3 * most]))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
