@@ -300,7 +300,7 @@ def differentiable_steps(
     scale: Tensor | None,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
-    """The chain of `langevin`, number by number, but with a graph from its end to the energy's parameters.
+    """The chain of `langevin`, but for rounding number by number, with a graph from its end to the energy's parameters.
 
     `energy` is not bound: work on the condition is differentiated too. Acceptance decisions are constants.
     Returns the end (B, ...) and the mean acceptance (0-d).

@@ -1,10 +1,13 @@
 """Energies and their algebra: sum, weight, mixture, and energies a user writes as a function."""
 
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
+
+from ebm_traj.core.backends import backend
+from ebm_traj.core.gradients import BoundEnergy, BoundSum
 
 Condition = Mapping[str, Tensor]
 """What an energy is conditioned on: named tensors with the batch in front; empty if unconditional."""
@@ -58,6 +61,8 @@ class SumEnergy(Energy):
 
     def bind(self, condition: Condition) -> EnergyOfX:
         bound = _bind_all(self.parts, condition)
+        if all(isinstance(part, BoundEnergy) for part in bound):
+            return BoundSum(cast(list[BoundEnergy], bound), [1.0] * len(bound))
         return lambda x: torch.stack([bound_energy(x) for bound_energy in bound]).sum(0)
 
 
@@ -74,6 +79,8 @@ class WeightedEnergy(Energy):
 
     def bind(self, condition: Condition) -> EnergyOfX:
         bound = self.part.bind(condition)
+        if isinstance(bound, BoundEnergy):
+            return BoundSum([bound], [self.weight])
         return lambda x: self.weight * bound(x)
 
 
@@ -108,12 +115,24 @@ def mixture(parts: list[Energy]) -> MixtureEnergy:
     return MixtureEnergy(parts)
 
 
+def is_written_out(energy: EnergyOfX) -> TypeGuard[BoundEnergy]:
+    """Whether the energy's own gradient is to be used: it has one, and autograd was not asked for."""
+    return isinstance(energy, BoundEnergy) and backend() != "autograd"
+
+
 def _bind_all(parts: nn.ModuleList, condition: Condition) -> list[EnergyOfX]:
     return [cast(Energy, part).bind(condition) for part in parts]
 
 
 def energy_and_gradient(energy: EnergyOfX, x: Tensor) -> tuple[Tensor, Tensor]:
-    """E(x) (B,) and dE/dx (B, ...), both detached; no gradient reaches the parameters."""
+    """E(x) (B,) and dE/dx (B, ...), both detached; no gradient reaches the parameters.
+
+    By the energy's own written-out gradient where it has one, see `core.backends`, else by autograd.
+    """
+    if is_written_out(energy):
+        with torch.no_grad():
+            values, gradient = energy.value_and_gradient(x.detach())
+            return values.clone(), gradient.clone()  # of buffers that the next call writes to
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
         values = energy(x)

@@ -2,13 +2,24 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
+from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from ebm_traj.core.adaptation import DualAveraging
+from ebm_traj.core.backends import SamplerBackend, backend
 from ebm_traj.core.energy import EnergyOfX, energy_and_gradient
+from ebm_traj.core.gradients import BoundEnergy, MLPForm, mlp_form
+from ebm_traj.core.seeding import derive_seed
+from ebm_traj.core.threads import side_by_side
 from ebm_traj.errors import InputError
+
+CHUNK = 256  # chains walked together by one thread: their hidden layers stay in its cache
+
+ValueAndGradient = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,21 +111,125 @@ def langevin(
     scale^2, noise times scale, as if x / scale were walked with the plain rule. One gradient per step.
     `record` keeps all states in `Chain.trace`.
     """
-    x = start.detach()
-    if config.metropolis:
-        return _metropolis_adjusted(energy, x, config, scale, generator, record)
-    drift: float | Tensor = config.step_size if scale is None else config.step_size * scale**2
-    spread: float | Tensor = config.noise_scale if scale is None else config.noise_scale * scale
+    shape = start.shape
+    chosen = choose_backend(energy, start, config, record)
+    if chosen == "triton":
+        return _in_one_launch(energy, start, config, scale, generator)
+    if chosen != "manual":
+        walk = _metropolis_adjusted if config.metropolis else _unadjusted
+        return walk(partial(energy_and_gradient, energy), start, config, scale, generator, record)
+    bound = cast(BoundEnergy, energy)
+    if start.is_cuda or len(start) <= CHUNK or record or config.adapt:
+        with torch.no_grad():
+            walk = _metropolis_adjusted if config.metropolis else _unadjusted
+            return walk(bound.value_and_gradient, start, config, scale, generator, record)
+    return _side_by_side(bound, start, config, None if scale is None else scale.expand(shape), generator)
+
+
+def choose_backend(energy: EnergyOfX, start: Tensor, config: LangevinConfig, record: bool) -> SamplerBackend:
+    """How this chain is walked, see `core.backends`. Raises InputError if what was asked for cannot do it."""
+    asked = backend()
+    if asked in ("auto", "triton"):
+        why = _why_not_in_one_launch(energy, start, config, record)
+        if why is None:
+            return "triton"
+        if asked == "triton":
+            raise InputError(f"sampler backend 'triton': {why}; accepted here are autograd and manual")
+    written = isinstance(energy, BoundEnergy) and start.dim() == 2
+    if asked == "manual" and not written:
+        raise InputError("sampler backend 'manual': this energy has no written-out gradient; use autograd")
+    return "manual" if written and asked != "autograd" else "autograd"
+
+
+def _why_not_in_one_launch(
+    energy: EnergyOfX, start: Tensor, config: LangevinConfig, record: bool
+) -> str | None:
+    if not start.is_cuda:
+        return "the chain is not on a CUDA device"
+    form = mlp_form(energy)
+    if form is None:
+        return "the energy is not an MLP"
+    if record or config.adapt:
+        return "it neither records nor adapts"
+    from ebm_traj.core.triton_chain import supports
+
+    return supports(form, config)
+
+
+def _in_one_launch(
+    energy: EnergyOfX,
+    start: Tensor,
+    config: LangevinConfig,
+    scale: Tensor | None,
+    generator: torch.Generator | None,
+) -> Chain:
+    from ebm_traj.core.triton_chain import triton_langevin
+
+    generator = generator or torch.cuda.default_generators[start.device.index or 0]
+    # the generator's place is known to the host: nothing waits for the device
+    seed = derive_seed(generator.initial_seed(), generator.get_offset())
+    generator.set_offset(generator.get_offset() + 4)
+    return triton_langevin(cast(MLPForm, mlp_form(energy)), start.detach(), config, scale=scale, seed=seed)
+
+
+def _side_by_side(
+    energy: BoundEnergy,
+    start: Tensor,
+    config: LangevinConfig,
+    scale: Tensor | None,
+    generator: torch.Generator | None,
+) -> Chain:
+    """Chunks of chains on as many threads as torch has; the result does not depend on how many these are."""
+    begins = range(0, len(start), CHUNK)
+    seeds = torch.randint(2**62, (len(begins),), generator=generator).tolist()
+    walk = _metropolis_adjusted if config.metropolis else _unadjusted
+
+    def chunk(begin: int, seed: int) -> Chain:
+        end = min(begin + CHUNK, len(start))
+        part = energy.rows(begin, end)
+        own = torch.Generator().manual_seed(seed)
+        around = None if scale is None else scale[begin:end]
+        with torch.no_grad():
+            return walk(part.value_and_gradient, start[begin:end], config, around, own, False)
+
+    chains = side_by_side(chunk, list(zip(begins, seeds, strict=True)))
+    share = [len(chain.x) / len(start) for chain in chains]
+    accepted = torch.stack([w * chain.acceptance for w, chain in zip(share, chains, strict=True)]).sum()
+    energies = [chain.energy for chain in chains if chain.energy is not None]
+    return Chain(
+        x=torch.cat([chain.x for chain in chains]),
+        acceptance=accepted,
+        gradients=config.gradients,
+        energy=torch.cat(energies) if energies else None,
+    )
+
+
+def _unadjusted(
+    value_and_gradient: ValueAndGradient,
+    start: Tensor,
+    config: LangevinConfig,
+    scale: Tensor | None,
+    generator: torch.Generator | None,
+    record: bool,
+) -> Chain:
+    x = start.detach().clone(memory_format=torch.contiguous_format)
+    drift = None if scale is None else -config.step_size * scale**2
+    spread = None if scale is None else config.noise_scale * scale
+    noise = torch.empty_like(x)
     states = []
     for _ in range(config.steps):
-        _, gradient = energy_and_gradient(energy, x)
+        _, gradient = value_and_gradient(x)
         if config.clip is not None:
             gradient.clamp_(-config.clip, config.clip)
-        x = x - drift * gradient
+        if drift is None or spread is None:
+            x.add_(gradient, alpha=-config.step_size)
+        else:
+            x.addcmul_(gradient, drift)
         if config.noise_scale > 0:
-            x += spread * noise_like(x, generator)
+            noise.normal_(generator=generator)
+            x.add_(noise, alpha=config.noise_scale) if spread is None else x.addcmul_(noise, spread)
         if record:
-            states.append(x)
+            states.append(x.clone())
     return Chain(
         x=x,
         acceptance=torch.ones(()),
@@ -124,44 +239,50 @@ def langevin(
 
 
 def _metropolis_adjusted(
-    energy: EnergyOfX,
-    x: Tensor,
+    value_and_gradient: ValueAndGradient,
+    start: Tensor,
     config: LangevinConfig,
     scale: Tensor | None,
     generator: torch.Generator | None,
     record: bool,
 ) -> Chain:
-    """MALA: the Langevin step as a proposal, accepted with the Metropolis-Hastings probability."""
+    """MALA: the Langevin step as a proposal, accepted with the Metropolis-Hastings probability.
+
+    With G = g + g', the sum of the gradients before and after a step of noise f, the noise that would bring
+    the proposal back is c G - f with c = scale sqrt(eta / 2 T), so that log q'/q = sum c G (f - c G / 2).
+    """
+    x = start.detach().clone(memory_format=torch.contiguous_format)
     if config.steps == 0:
         return Chain(x=x, acceptance=torch.ones(()), trace=stack_states([], x) if record else None)
-    eta: float | Tensor = config.step_size
-    spread: float | Tensor = config.noise_scale
     tuner = DualAveraging(config.step_size, config.target_acceptance, x.device) if config.adapt else None
     s = torch.ones((), dtype=x.dtype, device=x.device) if scale is None else scale
-    value, gradient = energy_and_gradient(energy, x)
+    drift, spread, back = _step_of(config.step_size, s, config.temperature)
+    value, gradient = (found.clone() for found in value_and_gradient(x))
     accepted = torch.zeros((), device=x.device)
+    noise, proposal = torch.empty_like(x), torch.empty_like(x)
+    uniform = torch.empty(len(x), device=x.device)
     states = []
     for step in range(config.steps):
-        forward_noise = noise_like(x, generator)
-        proposal = x - eta * s**2 * gradient + spread * s * forward_noise
-        new_value, new_gradient = energy_and_gradient(energy, proposal)
-        # the noise that would bring the proposal back to x
-        backward_noise = (x - proposal + eta * s**2 * new_gradient) / (spread * s)
-        log_ratio = (value - new_value) / config.temperature
-        log_ratio = log_ratio + 0.5 * (forward_noise**2 - backward_noise**2).flatten(1).sum(1)
-        accept = torch.rand(log_ratio.shape, generator=generator, device=x.device).log() < log_ratio
+        noise.normal_(generator=generator)
+        torch.addcmul(x, gradient, drift, value=-1, out=proposal).addcmul_(noise, spread)
+        new_value, new_gradient = value_and_gradient(proposal)
+        u = (gradient + new_gradient).mul_(back)
+        log_ratio = (value - new_value).div_(config.temperature)
+        log_ratio += noise.add_(u, alpha=-0.5).mul_(u).flatten(1).sum(1)
+        # in place of its logarithm's own tensor; the order of random numbers is noise, then this
+        accept = uniform.uniform_(generator=generator).log() < log_ratio
         keep = accept.view(-1, *[1] * (x.dim() - 1))
-        x = torch.where(keep, proposal, x)
-        gradient = torch.where(keep, new_gradient, gradient)
-        value = torch.where(accept, new_value, value)
+        torch.where(keep, proposal, x, out=x)
+        torch.where(keep, new_gradient, gradient, out=gradient)
+        torch.where(accept, new_value, value, out=value)
         if tuner is not None and step < config.adapt:
             tuner.update(log_ratio)
             eta = tuner.averaged if step + 1 == config.adapt else tuner.step_size
-            spread = (2 * config.temperature * eta).sqrt()
+            drift, spread, back = _step_of(eta, s, config.temperature)
             continue
         accepted += accept.float().mean()
         if record:
-            states.append(x)
+            states.append(x.clone())
     return Chain(
         x=x,
         acceptance=accepted / (config.steps - config.adapt),
@@ -170,6 +291,12 @@ def _metropolis_adjusted(
         adapted_step_size=None if tuner is None else tuner.averaged,
         trace=stack_states(states, x) if record else None,
     )
+
+
+def _step_of(eta: float | Tensor, s: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Factors of the gradient, of the noise, and c of `_metropolis_adjusted`."""
+    root = math.sqrt(eta) if isinstance(eta, float) else eta.sqrt()
+    return eta * s**2, math.sqrt(2 * temperature) * root * s, root / math.sqrt(2 * temperature) * s
 
 
 def require_adaptation(sampler: str, adapt: int, steps: int, target: float) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ebm_traj.core.energy import UNCONDITIONAL, Condition, Energy, EnergyOfX
+from ebm_traj.core.gradients import BoundEnergy, BoundWithQuadratic
 from ebm_traj.errors import InputError
 
 LOG_SCALE_RANGE = (math.log(0.1), 0.5)  # of the learned Gaussian, in units of the data's own scale
@@ -31,7 +32,8 @@ class Start(NamedTuple):
     x: Tensor
     """(B, n), detached."""
     component: dict[str, Tensor]
-    """What to add to the condition of the chain: `CENTRE`, `SCALE` and `BOXED`, or nothing."""
+    """What to add to the condition of the chain: `CENTRE`, `SCALE` and, of a mixture with a box, `BOXED`; or
+    nothing."""
 
 
 class Proposal(nn.Module):
@@ -186,7 +188,8 @@ class MixtureProposal(Proposal):
             x = torch.where(boxed, inside, x)
             centre = torch.where(boxed, 0.0, centre)
             scale = torch.where(boxed, UNIFORM_STD, scale)
-        return Start(x, {CENTRE: centre, SCALE: scale, BOXED: boxed.expand_as(x).to(x.dtype)})
+            return Start(x, {CENTRE: centre, SCALE: scale, BOXED: boxed.expand_as(x).to(x.dtype)})
+        return Start(x, {CENTRE: centre, SCALE: scale})
 
     def sample_with_component(
         self, condition: Condition, generator: torch.Generator | None = None
@@ -245,6 +248,8 @@ class ResidualEnergy(Energy):
 
     def bind(self, condition: Condition) -> EnergyOfX:
         correction = self.correction.bind(condition)
+        if CENTRE in condition and BOXED not in condition and isinstance(correction, BoundEnergy):
+            return BoundWithQuadratic(correction, condition[CENTRE], condition[SCALE].square().reciprocal())
         return lambda x: correction(x) + self._base(x, condition)
 
     def _base(self, x: Tensor, condition: Condition) -> Tensor:
@@ -255,8 +260,10 @@ class ResidualEnergy(Energy):
 
 def component_energy(x: Tensor, condition: Condition) -> Tensor:
     """-log density (B,) of the component up to a constant: |(x - m) / s|^2 / 2, or a box with hard walls."""
-    boxed = condition[BOXED]
     white = (x - condition[CENTRE]) / condition[SCALE]
+    boxed = condition.get(BOXED)
+    if boxed is None:
+        return 0.5 * white.square().sum(-1)
     outside = ((x.detach().abs() > 1) & (boxed > 0)).any(-1)
     return (0.5 * white.square() * (1 - boxed)).sum(-1) + torch.where(outside, math.inf, 0.0)
 

@@ -12,6 +12,7 @@ from ebm_traj.core.contrastive import ContrastiveConfig, ContrastiveDivergence
 from ebm_traj.core.convergence import ConvergedChain, Spent, UntilConverged, run_until_converged
 from ebm_traj.core.denoising import LEVEL, AtLevel, DenoisingConfig, DenoisingScoreMatching
 from ebm_traj.core.energy import UNCONDITIONAL, Condition, Energy, EnergyOfX, energy_and_gradient
+from ebm_traj.core.gradients import InputGradient, MLPForm, MLPGradient
 from ebm_traj.core.hmc import run_chain
 from ebm_traj.core.langevin import Chain, LangevinConfig, langevin
 from ebm_traj.core.likelihood import Likelihood
@@ -156,7 +157,7 @@ class WindowEnergy(Energy):
         """E(x, sigma | condition) as a function of sigma (B,), then of x; without levels sigma is ignored."""
         with torch.no_grad():
             encoded = self.network.encode(join(condition))
-        return lambda level: lambda x: self.given(encoded, x, level if self.levels else None)
+        return lambda level: BoundWindowEnergy(self, encoded, level if self.levels else None)
 
     def given(self, encoded: Tensor, x: Tensor, level: Tensor | None) -> Tensor:
         """The energy (B,) of x under an encoded condition."""
@@ -165,6 +166,65 @@ class WindowEnergy(Energy):
         variance = 1 + level.square()
         scaled = x / variance.sqrt()[:, None]
         return 0.5 * scaled.square().sum(-1) + squeeze_last(self.network(encoded, scaled, level.log()))
+
+
+class BoundWindowEnergy:
+    """A `WindowEnergy` under an encoded condition (and a noise level (B,)), with its gradient written out."""
+
+    def __init__(
+        self,
+        energy: WindowEnergy,
+        encoded: Tensor,
+        level: Tensor | None,
+        network: InputGradient | None = None,
+    ) -> None:
+        self.energy = energy
+        self.encoded = encoded
+        self.level = level
+        self._network = network
+        self._shrink = None if level is None else (1 + level.square()).rsqrt()[:, None]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.energy.given(self.encoded, x, self.level)
+
+    @property
+    def network(self) -> InputGradient:
+        """Made when first asked for: not all who bind an energy walk on it."""
+        if self._network is None:
+            level = None if self.level is None else self.level.log()
+            self._network = self.energy.network.input_gradient(self.encoded, level)
+        return self._network
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if self._shrink is None:
+            value, gradient = self.network(x)
+            pull = self.energy.confinement
+            if pull:
+                value, gradient = (
+                    value.add_(x.square().sum(1), alpha=0.5 * pull),
+                    gradient.add_(x, alpha=pull),
+                )
+            return value, gradient
+        scaled = x * self._shrink
+        value, gradient = self.network(scaled)
+        value.add_(scaled.square().sum(1), alpha=0.5)
+        return value, gradient.add_(scaled).mul_(self._shrink)
+
+    def rows(self, start: int, stop: int) -> "BoundWindowEnergy":
+        level = None if self.level is None else self.level[start:stop]
+        network = self.network.rows(start, stop)
+        return BoundWindowEnergy(self.energy, self.encoded[start:stop], level, network)
+
+    def mlp_form(self) -> MLPForm | None:
+        """For one-launch kernels; None with noise levels or another network."""
+        network = self.network
+        if self.level is not None or not isinstance(network, MLPGradient):
+            return None
+        pull = self.energy.confinement
+        if not pull:
+            return network.form
+        precision = network.form.first.new_full((len(self.encoded), self.energy.x_size), pull)
+        return dataclasses.replace(network.form, precision=precision)
 
 
 class TrajectoryEBM(TrajectoryModel):

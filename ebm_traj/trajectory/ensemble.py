@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ebm_traj.core.annealing import AnnealConfig, EnergyAt
 from ebm_traj.core.checkpoint import save_json
 from ebm_traj.core.energy import UNCONDITIONAL, Condition, Energy, EnergyOfX
+from ebm_traj.core.gradients import BoundEnergy, BoundSum, BoundWithFunction
 from ebm_traj.core.objectives import Objective
 from ebm_traj.core.proposal import Proposal, Start
 from ebm_traj.errors import InputError
@@ -39,17 +40,21 @@ class MeanEnergy(Energy):
 
     def bind(self, condition: Condition) -> EnergyOfX:
         bound = [cast(Energy, part).bind(condition) for part in self.parts]
-        return lambda x: self._mean([energy(x) for energy in bound])
+        return self._bound(bound)
 
     def bind_levels(self, condition: Condition) -> EnergyAt:
         """The same of noise-conditional energies, at each noise level."""
         bound = [cast(Any, part).bind_levels(condition) for part in self.parts]
 
         def at(level: Tensor) -> EnergyOfX:
-            energies = [energy_at(level) for energy_at in bound]
-            return lambda x: self._mean([energy(x) for energy in energies])
+            return self._bound([energy_at(level) for energy_at in bound])
 
         return at
+
+    def _bound(self, parts: list[EnergyOfX]) -> EnergyOfX:
+        if all(isinstance(part, BoundEnergy) for part in parts):
+            return BoundSum(cast(list[BoundEnergy], parts), list(self.weights))
+        return lambda x: self._mean([energy(x) for energy in parts])
 
     def _mean(self, values: list[Tensor]) -> Tensor:
         return torch.stack([weight * value for weight, value in zip(self.weights, values, strict=True)]).sum(
@@ -251,6 +256,8 @@ class GuidedEnergy(Energy):
 
     def bind(self, condition: Condition) -> EnergyOfX:
         base = self.base.bind(condition)
+        if isinstance(base, BoundEnergy):
+            return BoundWithFunction(base, self.added, condition)
         return lambda x: base(x) + self.added(x, condition)
 
     def bind_levels(self, condition: Condition) -> EnergyAt:

@@ -1,11 +1,19 @@
 """Networks of (condition, x, level) behind one interface: window MLP, residual MLP, temporal convolution."""
 
 import math
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
+from ebm_traj.core.gradients import (
+    InputGradient,
+    MLPForm,
+    MLPGradient,
+    ResidualForm,
+    ResidualGradient,
+    TemporalGradient,
+)
 from ebm_traj.errors import InputError
 
 Architecture = Literal["mlp", "residual", "temporal"]
@@ -37,6 +45,10 @@ class ConditionalNetwork(nn.Module):
     def forward(self, encoded: Tensor, x: Tensor | None = None, level: Tensor | None = None) -> Tensor:
         """x (B, W * frame_size), level (B,), or None, to (B, outputs) or, per frame, (B, W * outputs)."""
         raise TypeError(f"{type(self).__name__} does not define forward")
+
+    def input_gradient(self, encoded: Tensor, level: Tensor | None = None) -> InputGradient:
+        """Value (B,) and gradient of the one output as a function of x alone, written out; no graph."""
+        raise TypeError(f"{type(self).__name__} does not define input_gradient")
 
     def start_at_zero(self) -> None:
         """Set the last layer to zero, so that all outputs are 0 until something is learned."""
@@ -85,6 +97,19 @@ class WindowMLP(ConditionalNetwork):
     def forward(self, encoded: Tensor, x: Tensor | None = None, level: Tensor | None = None) -> Tensor:
         return self.rest(add_inputs(encoded, self.x, x, self.level, level))
 
+    @torch.no_grad()
+    def input_gradient(self, encoded: Tensor, level: Tensor | None = None) -> MLPGradient:
+        layers = [layer for layer in self.rest if isinstance(layer, nn.Linear)]
+        return MLPGradient(
+            MLPForm(
+                first=add_inputs(encoded, None, None, self.level, level),
+                x_weight=x_weight(self.x),
+                hidden=tuple((layer.weight.t(), layer.bias) for layer in layers[:-1]),
+                last=only_output(layers[-1]),
+                last_bias=layers[-1].bias[0],
+            )
+        )
+
 
 class ResidualMLP(ConditionalNetwork):
     """`depth` residual blocks over the condition, then as many over x that each see the result again."""
@@ -109,6 +134,25 @@ class ResidualMLP(ConditionalNetwork):
         for block in self.blocks:
             hidden = block(hidden, start)
         return self.out(hidden)
+
+    @torch.no_grad()
+    def input_gradient(self, encoded: Tensor, level: Tensor | None = None) -> ResidualGradient:
+        blocks = cast(list[ConditionedBlock], list(self.blocks))
+        inner = [block.inner.weight.t().chunk(2) for block in blocks]  # of h, and of h_0
+        start = [inner[0][0] + inner[0][1], *(of_start for _, of_start in inner[1:])]
+        last = cast(nn.Linear, self.out[1])
+        return ResidualGradient(
+            ResidualForm(
+                first=add_inputs(encoded, None, None, self.level, level),
+                x_weight=x_weight(self.x),
+                start=torch.cat(start, dim=1),
+                start_bias=torch.cat([block.inner.bias for block in blocks]),
+                inner=tuple(of_hidden for of_hidden, _ in inner[1:]),
+                outer=tuple((block.outer.weight.t(), block.outer.bias) for block in blocks),
+                last=only_output(last),
+                last_bias=last.bias[0],
+            )
+        )
 
 
 class TemporalNetwork(ConditionalNetwork):
@@ -142,6 +186,23 @@ class TemporalNetwork(ConditionalNetwork):
             hidden = block(hidden)
         values = self.out(hidden.transpose(1, 2))  # (B, W, outputs)
         return values.flatten(1) if self.per_frame else values.mean(1)
+
+    @torch.no_grad()
+    def input_gradient(self, encoded: Tensor, level: Tensor | None = None) -> TemporalGradient:
+        blocks = cast(list[TemporalBlock], list(self.blocks))
+        first = add_inputs(encoded, None, None, self.level, level)[:, None] + self.place
+        last = cast(nn.Linear, self.out[1])
+        return TemporalGradient(
+            first,
+            x_weight(self.x),
+            tuple(
+                (block.inner.weight, cast(Tensor, block.inner.bias), block.inner.dilation[0])
+                for block in blocks
+            ),
+            tuple((block.outer.weight, cast(Tensor, block.outer.bias)) for block in blocks),
+            only_output(last),
+            last.bias[0],
+        )
 
 
 class ResidualBlock(nn.Module):
@@ -232,6 +293,20 @@ def add_inputs(
     if read_level is not None and level is not None:
         hidden = hidden + read_level(level)
     return hidden
+
+
+def x_weight(read_x: nn.Module | None) -> Tensor:
+    """(n, width) of the layer that reads x."""
+    if not isinstance(read_x, nn.Linear):
+        raise TypeError("this network reads no x")
+    return read_x.weight.t()
+
+
+def only_output(layer: nn.Linear) -> Tensor:
+    """(width,) weights of a layer with one output."""
+    if layer.out_features != 1:
+        raise TypeError(f"a network with {layer.out_features} outputs has no one gradient")
+    return layer.weight[0]
 
 
 def rescale_split_input(condition: nn.Linear, x: nn.Linear | None) -> None:

@@ -1,0 +1,37 @@
+"""How a chain is computed: the same walk by autograd, by written-out gradients, or in one launch on a GPU."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Literal, get_args
+
+from ebm_traj.errors import InputError
+
+SamplerBackend = Literal["auto", "autograd", "manual", "graph", "triton"]
+"""autograd: the reference. manual: written-out gradients, chains split over threads on a CPU. graph: CUDA-graph
+replay. triton: one launch for the whole chain. auto: the fastest that fits energy, device and settings."""
+
+_chosen: SamplerBackend = "auto"
+
+
+def set_backend(name: SamplerBackend) -> None:
+    """Choose for all chains of this process. Raises InputError if the name is unknown."""
+    global _chosen
+    if name not in get_args(SamplerBackend):
+        raise InputError(f"sampler backend '{name}'; accepted are {', '.join(get_args(SamplerBackend))}")
+    _chosen = name
+
+
+def backend() -> SamplerBackend:
+    """What is chosen."""
+    return _chosen
+
+
+@contextlib.contextmanager
+def use(name: SamplerBackend) -> Iterator[None]:
+    """Choose for a while."""
+    before = _chosen
+    set_backend(name)
+    try:
+        yield
+    finally:
+        set_backend(before)

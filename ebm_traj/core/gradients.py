@@ -1,0 +1,322 @@
+"""Input gradients of networks written out by hand: what a chain asks for at each step, without autograd.
+
+One class per layer type or network body; each keeps its buffers, so that a chain allocates nothing after its
+first step. Checked against autograd in float64 (tests/core/test_gradients.py).
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class MLPForm:
+    """A bound energy that is an MLP of x and a diagonal quadratic, spelled out for one-launch kernels.
+
+    E(x) = 1/2 sum_i precision_i (x_i - centre_i)^2 + last . silu(... silu(first + x @ x_weight) ...) + last_bias
+    """
+
+    first: Tensor
+    """(B, width): what the condition adds to the first layer, biases included."""
+    x_weight: Tensor
+    """(n, width)"""
+    hidden: tuple[tuple[Tensor, Tensor], ...]
+    """Weights (width, width), in the sense h @ weight, and biases (width,)."""
+    last: Tensor
+    """(width,)"""
+    last_bias: Tensor
+    """0-d"""
+    centre: Tensor | None = None
+    """(B, n); None is 0."""
+    precision: Tensor | None = None
+    """(B, n); None is 0."""
+
+
+@runtime_checkable
+class BoundEnergy(Protocol):
+    """An energy of x with its condition filled in, which knows its own gradient."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """E (B,) of x (B, n), with a graph for autograd."""
+        ...
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """E (B,) and dE/dx (B, n) without autograd; both are buffers, valid until the next call."""
+        ...
+
+    def rows(self, start: int, stop: int) -> "BoundEnergy":
+        """The same energy for some of its rows, with buffers of its own: threads walk side by side."""
+        ...
+
+
+class InputGradient(Protocol):
+    """The body of a network: x (B, n) to its value (B,) and gradient (B, n), in buffers."""
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def rows(self, start: int, stop: int) -> "InputGradient": ...
+
+
+class Buffers:
+    """Tensors that are allocated once and used again at each call."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, like: Tensor, columns: int) -> Tensor:
+        """(rows of `like`, columns), with unspecified content."""
+        kept = self._kept.get(name)
+        if kept is None or kept.shape != (len(like), columns) or kept.dtype != like.dtype:
+            kept = self._kept[name] = like.new_empty(len(like), columns)
+        return kept
+
+
+class Silu:
+    """a = h sigmoid(h), and the factor that a gradient is multiplied with on its way back."""
+
+    def __init__(self) -> None:
+        self.buffers = Buffers()
+        self.slope = torch.empty(0)
+
+    def __call__(self, h: Tensor, columns: int) -> Tensor:
+        """(B, columns) to (B, columns); h is left as it is."""
+        sigmoid = torch.sigmoid(h, out=self.buffers("slope", h, columns))
+        activated = torch.mul(h, sigmoid, out=self.buffers("activated", h, columns))
+        # a' = s + a (1 - s), in place of s
+        one = torch.ones((), dtype=h.dtype, device=h.device)
+        self.slope = torch.lerp(activated, one, sigmoid, out=sigmoid)
+        return activated
+
+
+class MLPGradient:
+    """last . silu(W silu(... silu(first + x W_x))) + b, see `MLPForm`."""
+
+    def __init__(self, form: MLPForm) -> None:
+        self.form = form
+        self.buffers = Buffers()
+        self.layers = [Silu() for _ in range(1 + len(form.hidden))]
+
+    def rows(self, start: int, stop: int) -> "MLPGradient":
+        return MLPGradient(dataclasses.replace(self.form, first=self.form.first[start:stop]))
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Value (B,) and gradient (B, n) at x (B, n)."""
+        form, take, width = self.form, self.buffers, self.form.x_weight.shape[1]
+        h = torch.addmm(form.first, x, form.x_weight, out=take("h", x, width))
+        for silu, (weight, bias) in zip(self.layers, form.hidden, strict=False):
+            h = torch.addmm(bias, silu(h, width), weight, out=take("h", x, width))
+        value = take("value", x, 1)[:, 0]
+        torch.mv(self.layers[-1](h, width), form.last, out=value).add_(form.last_bias)
+        g = torch.mul(self.layers[-1].slope, form.last, out=take("h", x, width))
+        other = take("g", x, width)
+        for silu, (weight, _) in zip(self.layers[-2::-1], form.hidden[::-1], strict=True):
+            torch.mm(g, weight.t(), out=other)
+            g, other = other.mul_(silu.slope), g
+        return value, torch.mm(g, form.x_weight.t(), out=take("x", x, x.shape[1]))
+
+
+@dataclasses.dataclass(frozen=True)
+class ResidualForm:
+    """Blocks h + O silu(A silu(h) + S silu(h_0) + a) + o over h_0 = first + x W_x, then last . silu(h) + b."""
+
+    first: Tensor
+    """(B, width)"""
+    x_weight: Tensor
+    """(n, width)"""
+    start: Tensor
+    """(width, depth width): what silu(h_0) adds to each block; in the first also as its h, A_0 + S_0."""
+    start_bias: Tensor
+    """(depth width,): a of each block."""
+    inner: tuple[Tensor, ...]
+    """(width, width) each: A of the blocks but the first."""
+    outer: tuple[tuple[Tensor, Tensor], ...]
+    """O (width, width) and o (width,) of each block."""
+    last: Tensor
+    last_bias: Tensor
+
+
+class ResidualGradient:
+    """The blocks of `ResidualForm`; their parts of silu(h_0) are one matrix product."""
+
+    def __init__(self, form: ResidualForm) -> None:
+        self.form = form
+        self.buffers = Buffers()
+        depth = len(form.outer)
+        self.silus = [Silu() for _ in range(depth + 1)]  # of h_0, h_1, ..., h_depth
+        self.inner_silus = [Silu() for _ in range(depth)]
+
+    def rows(self, start: int, stop: int) -> "ResidualGradient":
+        return ResidualGradient(dataclasses.replace(self.form, first=self.form.first[start:stop]))
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Value (B,) and gradient (B, n) at x (B, n)."""
+        form, take = self.form, self.buffers
+        width, depth = form.x_weight.shape[1], len(form.outer)
+        h = torch.addmm(form.first, x, form.x_weight, out=take("h", x, width))
+        activated = self.silus[0](h, width)
+        seen = torch.addmm(form.start_bias, activated, form.start, out=take("seen", x, depth * width))
+        for k, (outer, bias) in enumerate(form.outer):
+            z = seen[:, k * width : (k + 1) * width]
+            if k:
+                z.addmm_(activated, form.inner[k - 1])
+            h.addmm_(self.inner_silus[k](z, width), outer).add_(bias)
+            activated = self.silus[k + 1](h, width)
+        value = take("value", x, 1)[:, 0]
+        torch.mv(activated, form.last, out=value).add_(form.last_bias)
+
+        g = torch.mul(self.silus[depth].slope, form.last, out=h)
+        back = take("back", x, width)
+        for k in range(depth - 1, -1, -1):
+            outer = form.outer[k][0]
+            at_z = seen[:, k * width : (k + 1) * width]
+            torch.mul(torch.mm(g, outer.t(), out=back), self.inner_silus[k].slope, out=at_z)
+            if k:
+                torch.mm(at_z, form.inner[k - 1].t(), out=back)
+                g.addcmul_(back, self.silus[k].slope)
+        torch.mm(seen, form.start.t(), out=back)
+        g.addcmul_(back, self.silus[0].slope)
+        return value, torch.mm(g, form.x_weight.t(), out=take("x", x, x.shape[1]))
+
+
+class TemporalGradient:
+    """Residual dilated convolutions along the window, then the mean over frames of last . silu(h) + b."""
+
+    def __init__(
+        self,
+        first: Tensor,
+        x_weight: Tensor,
+        inner: tuple[tuple[Tensor, Tensor, int], ...],
+        outer: tuple[tuple[Tensor, Tensor], ...],
+        last: Tensor,
+        last_bias: Tensor,
+    ) -> None:
+        """`first` (B, W, width); of each block the kernel, bias and dilation of the inner convolution, and
+        kernel and bias of the outer one."""
+        self.first, self.x_weight = first, x_weight
+        self.inner, self.outer = inner, outer
+        self.last, self.last_bias = last, last_bias
+
+    def rows(self, start: int, stop: int) -> "TemporalGradient":
+        first = self.first[start:stop]
+        return TemporalGradient(first, self.x_weight, self.inner, self.outer, self.last, self.last_bias)
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Value (B,) and gradient (B, n) at x (B, n)."""
+        conv, conv_back = torch.nn.functional.conv1d, torch.nn.functional.conv_transpose1d
+        window = self.first.shape[1]
+        h = (self.first + x.unflatten(1, (window, -1)) @ self.x_weight).transpose(1, 2)
+        slopes = []
+        for (kernel, bias, dilation), (outer, outer_bias) in zip(self.inner, self.outer, strict=True):
+            activated, slope = silu_and_slope(h)
+            z, z_slope = silu_and_slope(conv(activated, kernel, bias, padding=dilation, dilation=dilation))
+            h = h + conv(z, outer, outer_bias)
+            slopes.append((slope, z_slope))
+        activated, slope = silu_and_slope(h)
+        value = torch.einsum("bwt,w->b", activated, self.last) / window + self.last_bias
+        g = slope * (self.last / window)[:, None]
+        for (slope, z_slope), (kernel, _, dilation), (outer, _) in zip(
+            slopes[::-1], self.inner[::-1], self.outer[::-1], strict=True
+        ):
+            at_z = conv_back(g, outer) * z_slope
+            g = g + conv_back(at_z, kernel, padding=dilation, dilation=dilation) * slope
+        return value, (g.transpose(1, 2) @ self.x_weight.t()).flatten(1)
+
+
+def silu_and_slope(h: Tensor) -> tuple[Tensor, Tensor]:
+    """silu(h) and its derivative, new tensors of h's shape."""
+    sigmoid = torch.sigmoid(h)
+    activated = h * sigmoid
+    return activated, torch.lerp(activated, torch.ones((), dtype=h.dtype, device=h.device), sigmoid)
+
+
+class BoundWithQuadratic:
+    """A bound energy plus 1/2 sum_i precision_i (x_i - centre_i)^2."""
+
+    def __init__(self, energy: BoundEnergy, centre: Tensor, precision: Tensor) -> None:
+        """`centre` and `precision` (B, n)."""
+        self.energy = energy
+        self.centre = centre
+        self.precision = precision
+        self._buffers = Buffers()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.energy(x) + 0.5 * (self.precision * (x - self.centre).square()).sum(-1)
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        value, gradient = self.energy.value_and_gradient(x)
+        away = torch.sub(x, self.centre, out=self._buffers("away", x, x.shape[1]))
+        pull = torch.mul(away, self.precision, out=self._buffers("pull", x, x.shape[1]))
+        value = value.add_(away.mul_(pull).sum(1), alpha=0.5)
+        return value, gradient.add_(pull)
+
+    def rows(self, start: int, stop: int) -> "BoundWithQuadratic":
+        part = slice(start, stop)
+        return BoundWithQuadratic(self.energy.rows(start, stop), self.centre[part], self.precision[part])
+
+    def mlp_form(self) -> MLPForm | None:
+        """The whole as one form, if the energy has one without a quadratic of its own."""
+        form = mlp_form(self.energy)
+        if form is None or form.precision is not None:
+            return None
+        return dataclasses.replace(form, centre=self.centre, precision=self.precision)
+
+
+class BoundSum:
+    """sum_i weight_i E_i(x) of bound energies that all know their gradients."""
+
+    def __init__(self, parts: list[BoundEnergy], weights: list[float]) -> None:
+        self.parts = parts
+        self.weights = weights
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.stack([w * part(x) for w, part in zip(self.weights, self.parts, strict=True)]).sum(0)
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        value, gradient = self.parts[0].value_and_gradient(x)
+        value, gradient = value.mul_(self.weights[0]), gradient.mul_(self.weights[0])
+        for weight, part in zip(self.weights[1:], self.parts[1:], strict=True):
+            more, slope = part.value_and_gradient(x)
+            value, gradient = value.add_(more, alpha=weight), gradient.add_(slope, alpha=weight)
+        return value, gradient
+
+    def rows(self, start: int, stop: int) -> "BoundSum":
+        return BoundSum([part.rows(start, stop) for part in self.parts], self.weights)
+
+
+class BoundWithFunction:
+    """A bound energy plus a function of (x, condition) (B,) that a user wrote, differentiated by autograd."""
+
+    def __init__(
+        self,
+        energy: BoundEnergy,
+        function: Callable[[Tensor, Mapping[str, Tensor]], Tensor],
+        condition: Mapping[str, Tensor],
+    ) -> None:
+        self.energy = energy
+        self.function = function
+        self.condition = condition
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.energy(x) + self.function(x, self.condition)
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        value, gradient = self.energy.value_and_gradient(x)
+        with torch.enable_grad():
+            at = x.detach().requires_grad_(True)
+            added = self.function(at, self.condition)
+            if added.requires_grad:  # else it is a constant
+                gradient = gradient.add_(torch.autograd.grad(added.sum(), at)[0])
+        return value.add_(added.detach()), gradient
+
+    def rows(self, start: int, stop: int) -> "BoundWithFunction":
+        condition = {name: values[start:stop] for name, values in self.condition.items()}
+        return BoundWithFunction(self.energy.rows(start, stop), self.function, condition)
+
+
+def mlp_form(energy: object) -> MLPForm | None:
+    """The form of a bound energy, None if it has none."""
+    find = getattr(energy, "mlp_form", None)
+    return None if find is None else find()
