@@ -120,10 +120,11 @@ class MLPGradient:
 
 @dataclasses.dataclass(frozen=True)
 class ResidualForm:
-    """Blocks h + O silu(A silu(h) + S silu(h_0) + a) + o over h_0 = first + x W_x, then last . silu(h) + b."""
+    """Blocks h + O silu(A silu(h) + S silu(h_0) + a) + o over h_0 = first + x W_x, then last . silu(h) + b.
 
-    first: Tensor
-    """(B, width)"""
+    What the condition adds, `first`, is no part of it: the form stays while the weights do.
+    """
+
     x_weight: Tensor
     """(n, width)"""
     start: Tensor
@@ -141,21 +142,23 @@ class ResidualForm:
 class ResidualGradient:
     """The blocks of `ResidualForm`; their parts of silu(h_0) are one matrix product."""
 
-    def __init__(self, form: ResidualForm) -> None:
+    def __init__(self, form: ResidualForm, first: Tensor) -> None:
+        """`first` (B, width): what the condition adds to h_0."""
         self.form = form
+        self.first = first
         self.buffers = Buffers()
         depth = len(form.outer)
         self.silus = [Silu() for _ in range(depth + 1)]  # of h_0, h_1, ..., h_depth
         self.inner_silus = [Silu() for _ in range(depth)]
 
     def rows(self, start: int, stop: int) -> "ResidualGradient":
-        return ResidualGradient(dataclasses.replace(self.form, first=self.form.first[start:stop]))
+        return ResidualGradient(self.form, self.first[start:stop])
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Value (B,) and gradient (B, n) at x (B, n)."""
         form, take = self.form, self.buffers
         width, depth = form.x_weight.shape[1], len(form.outer)
-        h = torch.addmm(form.first, x, form.x_weight, out=take("h", x, width))
+        h = torch.addmm(self.first, x, form.x_weight, out=take("h", x, width))
         activated = self.silus[0](h, width)
         seen = torch.addmm(form.start_bias, activated, form.start, out=take("seen", x, depth * width))
         for k, (outer, bias) in enumerate(form.outer):

@@ -47,6 +47,10 @@ class Proposal(nn.Module):
         """A start for each row, and the component of q that it was drawn from if q has any."""
         return Start(self.sample(condition, generator), {})
 
+    def draws(self, condition: Condition, times: int, generator: torch.Generator | None = None) -> Tensor:
+        """`times` independent draws (B * times, n) for each row of the condition, a row's side by side."""
+        return self.sample(repeat(condition, times), generator)
+
     def log_prob(self, x: Tensor, condition: Condition) -> Tensor:
         """log q(x | condition) (B,) of x (B, n), normalised; TypeError where a proposal has no density."""
         raise TypeError(f"{type(self).__name__} does not define log_prob")
@@ -159,12 +163,19 @@ class MixtureProposal(Proposal):
 
     def mixture(self, condition: Condition) -> Mixture:
         """The mixture of each row; scales are softly bounded, so that gradients never die at a bound."""
+        logits, means, log_scales = self._numbers(condition)
+        return Mixture(logits.log_softmax(-1), means, self._bounded(log_scales, self.first_log_scales))
+
+    def _numbers(self, condition: Condition) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, means and logarithms of scales as the network gives them."""
         values = self.network(self.read(condition))
         kinds = self.components + int(self.box)
-        logits, rest = values[:, :kinds], values[:, kinds:]
-        means, log_scales = rest.unflatten(1, (2, self.components, -1)).unbind(1)
-        log_scales = soft_bound(log_scales + self.first_log_scales, *COMPONENT_LOG_SCALE_RANGE)
-        return Mixture(logits.log_softmax(-1), means, log_scales)
+        means, log_scales = values[:, kinds:].unflatten(1, (2, self.components, -1)).unbind(1)
+        return values[:, :kinds], means, log_scales
+
+    @staticmethod
+    def _bounded(log_scales: Tensor, first: Tensor) -> Tensor:
+        return soft_bound(log_scales + first, *COMPONENT_LOG_SCALE_RANGE)
 
     def sample(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
         return self.start(condition, generator).x
@@ -177,11 +188,24 @@ class MixtureProposal(Proposal):
         the chain walks to. A chain that also keeps to its component (`ResidualEnergy`) is stationary from the
         start.
         """
-        log_weights, means, log_scales = self.mixture(condition)
-        picked = torch.multinomial(log_weights.exp(), 1, generator=generator)  # (B, 1)
+        return self._draw(*self._numbers(condition), generator)
+
+    @torch.no_grad()
+    def draws(self, condition: Condition, times: int, generator: torch.Generator | None = None) -> Tensor:
+        # the network is asked once for each row
+        numbers = [values.repeat_interleave(times, dim=0) for values in self._numbers(condition)]
+        return self._draw(*numbers, generator).x
+
+    def _draw(
+        self, logits: Tensor, means: Tensor, log_scales: Tensor, generator: torch.Generator | None
+    ) -> Start:
+        picked = torch.multinomial(logits.softmax(-1), 1, generator=generator)  # (B, 1)
         boxed = picked == self.components  # never without a box
-        index = picked.clamp_max(self.components - 1)[..., None].expand(-1, -1, means.shape[-1])
-        centre, scale = means.gather(1, index).squeeze(1), log_scales.gather(1, index).squeeze(1).exp()
+        index = picked.clamp_max(self.components - 1)
+        wide = index[..., None].expand(-1, -1, means.shape[-1])
+        centre = means.gather(1, wide).squeeze(1)
+        # bounded after the choice: the other components' scales are not asked for
+        scale = self._bounded(log_scales.gather(1, wide).squeeze(1), self.first_log_scales[index[:, 0]]).exp()
         x = centre + scale * torch.empty_like(centre).normal_(generator=generator)
         if self.box:
             inside = torch.empty_like(centre).uniform_(-1, 1, generator=generator)
@@ -240,6 +264,11 @@ class ResidualEnergy(Energy):
         self.correction = correction
 
     @property
+    def proposal(self) -> Proposal:
+        """q, on which the correction stands."""
+        return self._proposal[0]
+
+    @property
     def learned(self) -> Energy:
         return self.correction
 
@@ -255,7 +284,12 @@ class ResidualEnergy(Energy):
     def _base(self, x: Tensor, condition: Condition) -> Tensor:
         if CENTRE in condition:
             return component_energy(x, condition)
-        return -self._proposal[0].log_prob(x, condition)
+        return -self.proposal.log_prob(x, condition)
+
+
+def repeat(condition: Condition, times: int) -> Condition:
+    """Each row `times` times, side by side."""
+    return {name: values.repeat_interleave(times, dim=0) for name, values in condition.items()}
 
 
 def component_energy(x: Tensor, condition: Condition) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ebm_traj.core.energy import Condition, Energy
 from ebm_traj.core.objectives import Batch, Objective
-from ebm_traj.core.proposal import Proposal
+from ebm_traj.core.proposal import CENTRE, Proposal, ResidualEnergy, repeat
 from ebm_traj.errors import InputError
 
 LOWEST_LOG_DENSITY = -1e6  # a datum where q is 0 is ranked first for sure and teaches nothing
@@ -66,18 +66,26 @@ class RankingNCE(Objective):
 
     def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         rows, draws = len(batch), self.config.negatives
+        # an energy on top of this very q is correction - log q: log q need not be computed
+        cancels = (
+            self.config.corrected
+            and isinstance(self.energy, ResidualEnergy)
+            and self.energy.proposal is self.proposal
+            and CENTRE not in batch.condition
+        )
         with torch.no_grad():
-            noise = self.proposal.sample(_repeat(batch.condition, draws), generator)
+            noise = self.proposal.draws(batch.condition, draws, generator)
             # each row's datum first, then its draws
             x = torch.cat([batch.x[:, None], noise.view(rows, draws, *batch.x.shape[1:])], dim=1).flatten(
                 0, 1
             )
-            condition = _repeat(batch.condition, 1 + draws)
+            condition = repeat(batch.condition, 1 + draws)
             log_q = torch.zeros((), dtype=x.dtype, device=x.device)
-            if self.config.corrected:
+            if self.config.corrected and not cancels:
                 log_q = self.proposal.log_prob(x, condition).view(rows, -1).clamp(min=LOWEST_LOG_DENSITY)
 
-        energy = self.energy(x, condition).view(rows, 1 + draws)
+        asked = self.energy.learned if cancels else self.energy
+        energy = asked(x, condition).view(rows, 1 + draws)
         logits = -energy - log_q
         log_share = logits.log_softmax(1)
         ranking = -log_share[:, 0].mean()
@@ -104,8 +112,3 @@ class RankingNCE(Objective):
     @property
     def gradients(self) -> int:
         return 1 + self.config.negatives
-
-
-def _repeat(condition: Condition, times: int) -> Condition:
-    """Each row `times` times, side by side."""
-    return {name: values.repeat_interleave(times, dim=0) for name, values in condition.items()}

@@ -1,7 +1,8 @@
 """Networks of (condition, x, level) behind one interface: window MLP, residual MLP, temporal convolution."""
 
 import math
-from typing import Literal, Protocol, cast
+from collections.abc import Callable
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from ebm_traj.core.gradients import (
 )
 from ebm_traj.errors import InputError
 
+T = TypeVar("T")
 Architecture = Literal["mlp", "residual", "temporal"]
 
 LEVEL_FEATURES = 16  # sines and cosines of a noise level
@@ -45,6 +47,17 @@ class ConditionalNetwork(nn.Module):
     def forward(self, encoded: Tensor, x: Tensor | None = None, level: Tensor | None = None) -> Tensor:
         """x (B, W * frame_size), level (B,), or None, to (B, outputs) or, per frame, (B, W * outputs)."""
         raise TypeError(f"{type(self).__name__} does not define forward")
+
+    _prepared: tuple[tuple[tuple[int, int], ...], Any] | None = None
+
+    def prepared(self, make: Callable[[], T]) -> T:
+        """What `make` derives from the weights, kept in evaluation mode for as long as they stay the same."""
+        if self.training:
+            return make()
+        state = tuple((weights.data_ptr(), weights._version) for weights in self.parameters())
+        if self._prepared is None or self._prepared[0] != state:
+            self._prepared = state, make()
+        return cast(T, self._prepared[1])
 
     def input_gradient(self, encoded: Tensor, level: Tensor | None = None) -> InputGradient:
         """Value (B,) and gradient of the one output as a function of x alone, written out; no graph."""
@@ -137,21 +150,23 @@ class ResidualMLP(ConditionalNetwork):
 
     @torch.no_grad()
     def input_gradient(self, encoded: Tensor, level: Tensor | None = None) -> ResidualGradient:
+        first = add_inputs(encoded, None, None, self.level, level)
+        return ResidualGradient(self.prepared(self._form), first)
+
+    @torch.no_grad()
+    def _form(self) -> ResidualForm:
         blocks = cast(list[ConditionedBlock], list(self.blocks))
         inner = [block.inner.weight.t().chunk(2) for block in blocks]  # of h, and of h_0
         start = [inner[0][0] + inner[0][1], *(of_start for _, of_start in inner[1:])]
         last = cast(nn.Linear, self.out[1])
-        return ResidualGradient(
-            ResidualForm(
-                first=add_inputs(encoded, None, None, self.level, level),
-                x_weight=x_weight(self.x),
-                start=torch.cat(start, dim=1),
-                start_bias=torch.cat([block.inner.bias for block in blocks]),
-                inner=tuple(of_hidden for of_hidden, _ in inner[1:]),
-                outer=tuple((block.outer.weight.t(), block.outer.bias) for block in blocks),
-                last=only_output(last),
-                last_bias=last.bias[0],
-            )
+        return ResidualForm(
+            x_weight=x_weight(self.x),
+            start=torch.cat(start, dim=1),
+            start_bias=torch.cat([block.inner.bias for block in blocks]),
+            inner=tuple(of_hidden for of_hidden, _ in inner[1:]),
+            outer=tuple((block.outer.weight.t(), block.outer.bias) for block in blocks),
+            last=only_output(last),
+            last_bias=last.bias[0],
         )
 
 
