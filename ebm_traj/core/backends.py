@@ -7,7 +7,7 @@ from typing import Literal, get_args
 from ebm_traj.errors import InputError
 
 SamplerBackend = Literal["auto", "autograd", "manual", "graph", "triton"]
-"""autograd: the reference. manual: written-out gradients, chains split over threads on a CPU. graph: CUDA-graph
+"""autograd: the reference. manual: written-out gradients. graph: CUDA-graph
 replay. triton: one launch for the whole chain. auto: the fastest that fits energy, device and settings."""
 
 _chosen: SamplerBackend = "auto"

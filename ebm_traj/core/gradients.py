@@ -16,7 +16,8 @@ from torch import Tensor
 class MLPForm:
     """A bound energy that is an MLP of x and a diagonal quadratic, spelled out for one-launch kernels.
 
-    E(x) = 1/2 sum_i precision_i (x_i - centre_i)^2 + last . silu(... silu(first + x @ x_weight) ...) + last_bias
+    E(x) = 1/2 sum_i precision_i (x_i - centre_i)^2 + last . silu(... silu(first + x @ x_weight) ...)
+           + last_bias
     """
 
     first: Tensor
@@ -43,8 +44,11 @@ class BoundEnergy(Protocol):
         """E (B,) of x (B, n), with a graph for autograd."""
         ...
 
-    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """E (B,) and dE/dx (B, n) without autograd; both are buffers, valid until the next call."""
+    def value_and_gradient(self, x: Tensor, need_value: bool = True) -> tuple[Tensor, Tensor]:
+        """E (B,) and dE/dx (B, n) without autograd; both are buffers, valid until the next call.
+
+        A chain without Metropolis correction has no need of the value; what then stands for it means nothing.
+        """
         ...
 
     def rows(self, start: int, stop: int) -> "BoundEnergy":
@@ -55,9 +59,13 @@ class BoundEnergy(Protocol):
 class InputGradient(Protocol):
     """The body of a network: x (B, n) to its value (B,) and gradient (B, n), in buffers."""
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
+    def __call__(self, x: Tensor, need_value: bool = True) -> tuple[Tensor, Tensor]:
+        """Without `need_value` the value is not computed and what stands for it means nothing."""
+        ...
 
-    def rows(self, start: int, stop: int) -> "InputGradient": ...
+    def rows(self, start: int, stop: int) -> "InputGradient":
+        """The same for some of the rows, with buffers of its own."""
+        ...
 
 
 class Buffers:
@@ -77,17 +85,18 @@ class Buffers:
 class Silu:
     """a = h sigmoid(h), and the factor that a gradient is multiplied with on its way back."""
 
-    def __init__(self) -> None:
-        self.buffers = Buffers()
-        self.slope = torch.empty(0)
+    def __init__(self, like: Tensor, columns: int) -> None:
+        """Of (rows of `like`, columns)."""
+        self.slope = like.new_empty(len(like), columns)
+        self.activated = like.new_empty(len(like), columns)
+        self.one = like.new_ones(())
 
-    def __call__(self, h: Tensor, columns: int) -> Tensor:
-        """(B, columns) to (B, columns); h is left as it is."""
-        sigmoid = torch.sigmoid(h, out=self.buffers("slope", h, columns))
-        activated = torch.mul(h, sigmoid, out=self.buffers("activated", h, columns))
-        # a' = s + a (1 - s), in place of s
-        one = torch.ones((), dtype=h.dtype, device=h.device)
-        self.slope = torch.lerp(activated, one, sigmoid, out=sigmoid)
+    def __call__(self, h: Tensor) -> Tensor:
+        """silu(h); h is left as it is."""
+        sigmoid, activated = self.slope, self.activated
+        torch.sigmoid(h, out=sigmoid)
+        torch.mul(h, sigmoid, out=activated)
+        torch.lerp(activated, self.one, sigmoid, out=sigmoid)  # a' = s + a (1 - s), in place of s
         return activated
 
 
@@ -96,26 +105,40 @@ class MLPGradient:
 
     def __init__(self, form: MLPForm) -> None:
         self.form = form
-        self.buffers = Buffers()
-        self.layers = [Silu() for _ in range(1 + len(form.hidden))]
+        self._shape: tuple[int, ...] = ()
 
     def rows(self, start: int, stop: int) -> "MLPGradient":
         return MLPGradient(dataclasses.replace(self.form, first=self.form.first[start:stop]))
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _prepare(self, x: Tensor) -> None:
+        """Buffers for x, and weights the way they are multiplied on the way back."""
+        form, width = self.form, self.form.x_weight.shape[1]
+        self._shape = tuple(x.shape)
+        self._silus = [Silu(x, width) for _ in range(1 + len(form.hidden))]
+        self._h, self._g = x.new_empty(len(x), width), x.new_empty(len(x), width)
+        self._value, self._out = x.new_empty(len(x)), torch.empty_like(x)
+        pairs = zip(self._silus, form.hidden, strict=False)
+        self._forward = [(silu, weight, bias) for silu, (weight, bias) in pairs]
+        self._backward = [(silu.slope, weight.t()) for silu, weight, _ in self._forward[::-1]]
+        self._x_back = form.x_weight.t()
+
+    def __call__(self, x: Tensor, need_value: bool = True) -> tuple[Tensor, Tensor]:
         """Value (B,) and gradient (B, n) at x (B, n)."""
-        form, take, width = self.form, self.buffers, self.form.x_weight.shape[1]
-        h = torch.addmm(form.first, x, form.x_weight, out=take("h", x, width))
-        for silu, (weight, bias) in zip(self.layers, form.hidden, strict=False):
-            h = torch.addmm(bias, silu(h, width), weight, out=take("h", x, width))
-        value = take("value", x, 1)[:, 0]
-        torch.mv(self.layers[-1](h, width), form.last, out=value).add_(form.last_bias)
-        g = torch.mul(self.layers[-1].slope, form.last, out=take("h", x, width))
-        other = take("g", x, width)
-        for silu, (weight, _) in zip(self.layers[-2::-1], form.hidden[::-1], strict=True):
-            torch.mm(g, weight.t(), out=other)
-            g, other = other.mul_(silu.slope), g
-        return value, torch.mm(g, form.x_weight.t(), out=take("x", x, x.shape[1]))
+        if self._shape != x.shape:
+            self._prepare(x)
+        form, h, g, value = self.form, self._h, self._g, self._value
+        torch.addmm(form.first, x, form.x_weight, out=h)
+        for silu, weight, bias in self._forward:
+            torch.addmm(bias, silu(h), weight, out=h)
+        last = self._silus[-1]
+        activated = last(h)
+        if need_value:
+            torch.mv(activated, form.last, out=value).add_(form.last_bias)
+        torch.mul(last.slope, form.last, out=g)
+        for slope, weight in self._backward:
+            torch.mm(g, weight, out=h)
+            g, h = h.mul_(slope), g
+        return value, torch.mm(g, self._x_back, out=self._out)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,42 +169,49 @@ class ResidualGradient:
         """`first` (B, width): what the condition adds to h_0."""
         self.form = form
         self.first = first
-        self.buffers = Buffers()
-        depth = len(form.outer)
-        self.silus = [Silu() for _ in range(depth + 1)]  # of h_0, h_1, ..., h_depth
-        self.inner_silus = [Silu() for _ in range(depth)]
+        self._shape: tuple[int, ...] = ()
 
     def rows(self, start: int, stop: int) -> "ResidualGradient":
         return ResidualGradient(self.form, self.first[start:stop])
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _prepare(self, x: Tensor) -> None:
+        width, depth = self.form.x_weight.shape[1], len(self.form.outer)
+        self._shape = tuple(x.shape)
+        self._silus = [Silu(x, width) for _ in range(depth + 1)]  # of h_0, h_1, ..., h_depth
+        self._inner_silus = [Silu(x, width) for _ in range(depth)]
+        self._h, self._back = x.new_empty(len(x), width), x.new_empty(len(x), width)
+        self._seen = x.new_empty(len(x), depth * width)
+        self._blocks = self._seen.split(width, dim=1)
+        self._value, self._out = x.new_empty(len(x)), torch.empty_like(x)
+
+    def __call__(self, x: Tensor, need_value: bool = True) -> tuple[Tensor, Tensor]:
         """Value (B,) and gradient (B, n) at x (B, n)."""
-        form, take = self.form, self.buffers
-        width, depth = form.x_weight.shape[1], len(form.outer)
-        h = torch.addmm(self.first, x, form.x_weight, out=take("h", x, width))
-        activated = self.silus[0](h, width)
-        seen = torch.addmm(form.start_bias, activated, form.start, out=take("seen", x, depth * width))
+        if self._shape != x.shape:
+            self._prepare(x)
+        form, h, back, depth = self.form, self._h, self._back, len(self.form.outer)
+        torch.addmm(self.first, x, form.x_weight, out=h)
+        activated = self._silus[0](h)
+        torch.addmm(form.start_bias, activated, form.start, out=self._seen)
         for k, (outer, bias) in enumerate(form.outer):
-            z = seen[:, k * width : (k + 1) * width]
+            z = self._blocks[k]
             if k:
                 z.addmm_(activated, form.inner[k - 1])
-            h.addmm_(self.inner_silus[k](z, width), outer).add_(bias)
-            activated = self.silus[k + 1](h, width)
-        value = take("value", x, 1)[:, 0]
-        torch.mv(activated, form.last, out=value).add_(form.last_bias)
+            h.addmm_(self._inner_silus[k](z), outer).add_(bias)
+            activated = self._silus[k + 1](h)
+        if need_value:
+            torch.mv(activated, form.last, out=self._value).add_(form.last_bias)
 
-        g = torch.mul(self.silus[depth].slope, form.last, out=h)
-        back = take("back", x, width)
+        g = torch.mul(self._silus[depth].slope, form.last, out=h)
         for k in range(depth - 1, -1, -1):
-            outer = form.outer[k][0]
-            at_z = seen[:, k * width : (k + 1) * width]
-            torch.mul(torch.mm(g, outer.t(), out=back), self.inner_silus[k].slope, out=at_z)
+            at_z = self._blocks[k]
+            torch.mm(g, form.outer[k][0].t(), out=back)
+            torch.mul(back, self._inner_silus[k].slope, out=at_z)
             if k:
                 torch.mm(at_z, form.inner[k - 1].t(), out=back)
-                g.addcmul_(back, self.silus[k].slope)
-        torch.mm(seen, form.start.t(), out=back)
-        g.addcmul_(back, self.silus[0].slope)
-        return value, torch.mm(g, form.x_weight.t(), out=take("x", x, x.shape[1]))
+                g.addcmul_(back, self._silus[k].slope)
+        torch.mm(self._seen, form.start.t(), out=back)
+        g.addcmul_(back, self._silus[0].slope)
+        return self._value, torch.mm(g, form.x_weight.t(), out=self._out)
 
 
 class TemporalGradient:
@@ -206,7 +236,7 @@ class TemporalGradient:
         first = self.first[start:stop]
         return TemporalGradient(first, self.x_weight, self.inner, self.outer, self.last, self.last_bias)
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Tensor, need_value: bool = True) -> tuple[Tensor, Tensor]:
         """Value (B,) and gradient (B, n) at x (B, n)."""
         conv, conv_back = torch.nn.functional.conv1d, torch.nn.functional.conv_transpose1d
         window = self.first.shape[1]
@@ -248,11 +278,12 @@ class BoundWithQuadratic:
     def __call__(self, x: Tensor) -> Tensor:
         return self.energy(x) + 0.5 * (self.precision * (x - self.centre).square()).sum(-1)
 
-    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        value, gradient = self.energy.value_and_gradient(x)
+    def value_and_gradient(self, x: Tensor, need_value: bool = True) -> tuple[Tensor, Tensor]:
+        value, gradient = self.energy.value_and_gradient(x, need_value)
         away = torch.sub(x, self.centre, out=self._buffers("away", x, x.shape[1]))
         pull = torch.mul(away, self.precision, out=self._buffers("pull", x, x.shape[1]))
-        value = value.add_(away.mul_(pull).sum(1), alpha=0.5)
+        if need_value:
+            value = value.add_(away.mul_(pull).sum(1), alpha=0.5)
         return value, gradient.add_(pull)
 
     def rows(self, start: int, stop: int) -> "BoundWithQuadratic":
@@ -277,11 +308,11 @@ class BoundSum:
     def __call__(self, x: Tensor) -> Tensor:
         return torch.stack([w * part(x) for w, part in zip(self.weights, self.parts, strict=True)]).sum(0)
 
-    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        value, gradient = self.parts[0].value_and_gradient(x)
+    def value_and_gradient(self, x: Tensor, need_value: bool = True) -> tuple[Tensor, Tensor]:
+        value, gradient = self.parts[0].value_and_gradient(x, need_value)
         value, gradient = value.mul_(self.weights[0]), gradient.mul_(self.weights[0])
         for weight, part in zip(self.weights[1:], self.parts[1:], strict=True):
-            more, slope = part.value_and_gradient(x)
+            more, slope = part.value_and_gradient(x, need_value)
             value, gradient = value.add_(more, alpha=weight), gradient.add_(slope, alpha=weight)
         return value, gradient
 
@@ -305,8 +336,8 @@ class BoundWithFunction:
     def __call__(self, x: Tensor) -> Tensor:
         return self.energy(x) + self.function(x, self.condition)
 
-    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        value, gradient = self.energy.value_and_gradient(x)
+    def value_and_gradient(self, x: Tensor, need_value: bool = True) -> tuple[Tensor, Tensor]:
+        value, gradient = self.energy.value_and_gradient(x, need_value)
         with torch.enable_grad():
             at = x.detach().requires_grad_(True)
             added = self.function(at, self.condition)

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import cast
 
 import torch
@@ -14,12 +13,10 @@ from ebm_traj.core.backends import SamplerBackend, backend
 from ebm_traj.core.energy import EnergyOfX, energy_and_gradient
 from ebm_traj.core.gradients import BoundEnergy, MLPForm, mlp_form
 from ebm_traj.core.seeding import derive_seed
-from ebm_traj.core.threads import side_by_side
 from ebm_traj.errors import InputError
 
-CHUNK = 256  # chains walked together by one thread: their hidden layers stay in its cache
-
-ValueAndGradient = Callable[[Tensor], tuple[Tensor, Tensor]]
+ValueAndGradient = Callable[[Tensor, bool], tuple[Tensor, Tensor]]
+"""x (B, ...), whether the value is asked for; to E (B,) and dE/dx (B, ...), both until the next call."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,19 +108,15 @@ def langevin(
     scale^2, noise times scale, as if x / scale were walked with the plain rule. One gradient per step.
     `record` keeps all states in `Chain.trace`.
     """
-    shape = start.shape
     chosen = choose_backend(energy, start, config, record)
     if chosen == "triton":
         return _in_one_launch(energy, start, config, scale, generator)
+    walk = _metropolis_adjusted if config.metropolis else _unadjusted
     if chosen != "manual":
-        walk = _metropolis_adjusted if config.metropolis else _unadjusted
-        return walk(partial(energy_and_gradient, energy), start, config, scale, generator, record)
+        return walk(_by_autograd(energy), start, config, scale, generator, record)
     bound = cast(BoundEnergy, energy)
-    if start.is_cuda or len(start) <= CHUNK or record or config.adapt:
-        with torch.no_grad():
-            walk = _metropolis_adjusted if config.metropolis else _unadjusted
-            return walk(bound.value_and_gradient, start, config, scale, generator, record)
-    return _side_by_side(bound, start, config, None if scale is None else scale.expand(shape), generator)
+    with torch.no_grad():
+        return walk(bound.value_and_gradient, start, config, scale, generator, record)
 
 
 def choose_backend(energy: EnergyOfX, start: Tensor, config: LangevinConfig, record: bool) -> SamplerBackend:
@@ -172,36 +165,8 @@ def _in_one_launch(
     return triton_langevin(cast(MLPForm, mlp_form(energy)), start.detach(), config, scale=scale, seed=seed)
 
 
-def _side_by_side(
-    energy: BoundEnergy,
-    start: Tensor,
-    config: LangevinConfig,
-    scale: Tensor | None,
-    generator: torch.Generator | None,
-) -> Chain:
-    """Chunks of chains on as many threads as torch has; the result does not depend on how many these are."""
-    begins = range(0, len(start), CHUNK)
-    seeds = torch.randint(2**62, (len(begins),), generator=generator).tolist()
-    walk = _metropolis_adjusted if config.metropolis else _unadjusted
-
-    def chunk(begin: int, seed: int) -> Chain:
-        end = min(begin + CHUNK, len(start))
-        part = energy.rows(begin, end)
-        own = torch.Generator().manual_seed(seed)
-        around = None if scale is None else scale[begin:end]
-        with torch.no_grad():
-            return walk(part.value_and_gradient, start[begin:end], config, around, own, False)
-
-    chains = side_by_side(chunk, list(zip(begins, seeds, strict=True)))
-    share = [len(chain.x) / len(start) for chain in chains]
-    accepted = torch.stack([w * chain.acceptance for w, chain in zip(share, chains, strict=True)]).sum()
-    energies = [chain.energy for chain in chains if chain.energy is not None]
-    return Chain(
-        x=torch.cat([chain.x for chain in chains]),
-        acceptance=accepted,
-        gradients=config.gradients,
-        energy=torch.cat(energies) if energies else None,
-    )
+def _by_autograd(energy: EnergyOfX) -> ValueAndGradient:
+    return lambda x, need_value: energy_and_gradient(energy, x)
 
 
 def _unadjusted(
@@ -218,7 +183,7 @@ def _unadjusted(
     noise = torch.empty_like(x)
     states = []
     for _ in range(config.steps):
-        _, gradient = value_and_gradient(x)
+        _, gradient = value_and_gradient(x, False)
         if config.clip is not None:
             gradient.clamp_(-config.clip, config.clip)
         if drift is None or spread is None:
@@ -257,7 +222,7 @@ def _metropolis_adjusted(
     tuner = DualAveraging(config.step_size, config.target_acceptance, x.device) if config.adapt else None
     s = torch.ones((), dtype=x.dtype, device=x.device) if scale is None else scale
     drift, spread, back = _step_of(config.step_size, s, config.temperature)
-    value, gradient = (found.clone() for found in value_and_gradient(x))
+    value, gradient = (found.clone() for found in value_and_gradient(x, True))
     accepted = torch.zeros((), device=x.device)
     noise, proposal = torch.empty_like(x), torch.empty_like(x)
     uniform = torch.empty(len(x), device=x.device)
@@ -265,7 +230,7 @@ def _metropolis_adjusted(
     for step in range(config.steps):
         noise.normal_(generator=generator)
         torch.addcmul(x, gradient, drift, value=-1, out=proposal).addcmul_(noise, spread)
-        new_value, new_gradient = value_and_gradient(proposal)
+        new_value, new_gradient = value_and_gradient(proposal, True)
         u = (gradient + new_gradient).mul_(back)
         log_ratio = (value - new_value).div_(config.temperature)
         log_ratio += noise.add_(u, alpha=-0.5).mul_(u).flatten(1).sum(1)

@@ -195,19 +195,19 @@ class BoundWindowEnergy:
             self._network = self.energy.network.input_gradient(self.encoded, level)
         return self._network
 
-    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_gradient(self, x: Tensor, need_value: bool = True) -> tuple[Tensor, Tensor]:
         if self._shrink is None:
-            value, gradient = self.network(x)
+            value, gradient = self.network(x, need_value)
             pull = self.energy.confinement
             if pull:
-                value, gradient = (
-                    value.add_(x.square().sum(1), alpha=0.5 * pull),
-                    gradient.add_(x, alpha=pull),
-                )
+                gradient.add_(x, alpha=pull)
+            if pull and need_value:
+                value.add_(x.square().sum(1), alpha=0.5 * pull)
             return value, gradient
         scaled = x * self._shrink
-        value, gradient = self.network(scaled)
-        value.add_(scaled.square().sum(1), alpha=0.5)
+        value, gradient = self.network(scaled, need_value)
+        if need_value:
+            value.add_(scaled.square().sum(1), alpha=0.5)
         return value, gradient.add_(scaled).mul_(self._shrink)
 
     def rows(self, start: int, stop: int) -> "BoundWindowEnergy":
