@@ -400,6 +400,18 @@ class TrajectoryEBM(TrajectoryModel):
         self._count([actions, states])
         return energy.parts.join(actions.x, states.x)
 
+    def _follow_window(
+        self, condition: dict[str, Tensor], actions: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        energy, sampler = self.window_energy, self.sampler
+        if not isinstance(energy, StagedEnergy) or isinstance(sampler, AnnealConfig):
+            return super()._follow_window(condition, actions, generator)
+        assert isinstance(self.proposal, JointProposal)
+        known = {**condition, ACTIONS: actions}
+        chain = walk(energy.states, self.proposal.states, known, sampler, generator)
+        self._count([chain])
+        return energy.parts.join(actions, chain.x)
+
     def _sample_lowest(
         self, condition: dict[str, Tensor], sampler: UntilConverged, generator: torch.Generator | None
     ) -> Tensor:

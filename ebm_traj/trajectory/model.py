@@ -174,6 +174,15 @@ class TrajectoryModel(nn.Module):
         """Coordinates x (B, W P) of one sampled window for each row."""
         raise TypeError(f"{type(self).__name__} does not define _sample_window")
 
+    def _follow_window(
+        self, condition: dict[str, Tensor], actions: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """x (B, n) of a joint model that is told its scaled actions (B, W A)."""
+        raise InputError(
+            f"actions: this {self.kind} model is joint and draws its own; accepted here are joint energy "
+            "models on a mixture of Gaussians, which have a stage for the states alone"
+        )
+
     def _window_energy(self, x: Tensor, condition: dict[str, Tensor]) -> Tensor:
         """Energy (B,) of windows in coordinates."""
         raise InputError(f"a model of kind '{self.kind}' has no energy")
@@ -244,7 +253,8 @@ class TrajectoryModel(nn.Module):
     ) -> Tensor:
         """`num_samples` futures (B, M, H, D) of each context (B, C, D), raw units, window after window.
 
-        Action-conditional models need `actions` (B, 1 or M, H, A), models that see past actions
+        Action-conditional models need `actions` (B, 1 or M, H, A), joint ones follow them if they are given
+        and draw their own if not (see `sample_with_actions`). Models that see past actions
         (`action_history` K > 0) also `past_actions` (B, K or more, A), the last of which led to the last
         frame of the context. Given dimensions are held.
         Raises InputError on wrong shapes or values that are not finite.
@@ -286,7 +296,8 @@ class TrajectoryModel(nn.Module):
             raise InputError(f"sample: horizon {horizon}, {num_samples} samples; accepted are 1 and more")
         batch = len(context)
         context = context.to(self.device, torch.float32)
-        if self.conditioning == "actions":
+        told = self.conditioning == "actions" or (self.conditioning == "joint" and actions is not None)
+        if told:
             actions = self._check_actions(actions, batch, horizon, num_samples).to(self.device, torch.float32)
             actions = actions.expand(-1, num_samples, -1, -1).flatten(0, 1)
         else:
@@ -324,7 +335,11 @@ class TrajectoryModel(nn.Module):
         frames, taken = [], []
         for w in range(windows):
             part = None if actions is None else actions[:, w * width : (w + 1) * width]
-            x = self._sample_window({**self.condition(context, part, past), **kept}, generator)
+            known = {**self.condition(context, part, past), **kept}
+            if self.conditioning == "joint" and part is not None:
+                x = self._follow_window(known, self.scale_actions(part).flatten(1), generator)
+            else:
+                x = self._sample_window(known, generator)
             new, acts = self.decode(context, x)
             frames.append(new)
             if acts is not None:

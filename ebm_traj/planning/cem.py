@@ -1,0 +1,117 @@
+"""`CEMPlanner`: the cross-entropy method over action sequences in a learned dynamics model (as in PETS)."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ebm_traj.errors import InputError
+from ebm_traj.planning.energies import FutureEnergy
+from ebm_traj.planning.plan import Plan
+from ebm_traj.planning.sampling import late
+from ebm_traj.trajectory.model import TrajectoryModel
+
+
+@dataclasses.dataclass(frozen=True)
+class CEMConfig:
+    """Settings of the cross-entropy method (Chua et al. 2018, 1805.12114, section 5)."""
+
+    futures: int = 64
+    """Action sequences in a round."""
+    horizon: int = 16
+    """Steps of a sequence."""
+    rounds: int = 4
+    """Rounds, each fitted to the elites of the last."""
+    elites: int = 8
+    """Sequences that the next round is fitted to."""
+    particles: int = 1
+    """Futures drawn for each sequence, whose wishes are averaged; more than 1 for models with noise."""
+    noise: float = 0.5
+    """Standard deviation of the first round, in half-widths of the action box."""
+    smallest_noise: float = 0.05
+    """Never less."""
+    momentum: float = 0.1
+    """Share of the last round's mean and spread that stays."""
+
+    def __post_init__(self) -> None:
+        for name in ("futures", "horizon", "rounds", "elites", "particles"):
+            if getattr(self, name) < 1:
+                raise InputError(f"CEM {name}: {getattr(self, name)}; accepted are 1 and more")
+        if self.elites > self.futures:
+            raise InputError(f"CEM elites: {self.elites}; accepted are at most the {self.futures} futures")
+        if not (self.noise > 0 and 0 <= self.momentum < 1):
+            raise InputError("CEM: noise must be above 0, momentum from 0 to below 1")
+
+
+class CEMPlanner:
+    """Plans with any model that predicts states under given actions; warm start by shifting the last mean."""
+
+    def __init__(
+        self,
+        model: TrajectoryModel,
+        config: CEMConfig | None = None,
+        energies: Mapping[str, FutureEnergy] | FutureEnergy | None = None,
+    ) -> None:
+        """Raises InputError without wishes, or if the model is not told actions."""
+        if energies is None:
+            raise InputError("CEM: needs energies to plan by, such as planning.energies.goal(model.spec)")
+        if model.conditioning == "states":
+            raise InputError("CEM: the model predicts without actions; accepted are actions and joint")
+        self.model = model
+        self.config = config or CEMConfig()
+        self.energies = dict(energies) if isinstance(energies, Mapping) else {"energy": energies}
+        self.context_frames = model.context_frames
+        self._mean: Tensor | None = None
+
+    def reset(self) -> None:
+        self._mean = None
+
+    @torch.no_grad()
+    def plan(
+        self,
+        context: Tensor,
+        past_actions: Tensor,
+        generator: torch.Generator,
+        *,
+        ahead: int = 0,
+        deadline: float | None = None,
+    ) -> Plan:
+        """See `Planner.plan`; candidates are those of the last round."""
+        config, model, batch = self.config, self.model, len(context)
+        mean = self._mean
+        if mean is None or len(mean) != batch:
+            last = model.scale_actions(past_actions[:, -1:])
+            mean = last.expand(-1, config.horizon, -1)
+        else:
+            tail = mean[:, -1:].expand(-1, ahead, -1)
+            mean = torch.cat([mean[:, ahead:], tail], 1)
+        spread = torch.full_like(mean, config.noise)
+        seen = {"past_actions": past_actions} if model.action_history else {}
+        rounds, settled = 0, True
+        for rounds in range(1, config.rounds + 1):
+            noise = torch.empty(
+                batch, config.futures, *mean.shape[1:], dtype=mean.dtype, device=mean.device
+            ).normal_(generator=generator)
+            scaled = (mean[:, None] + spread[:, None] * noise).clamp(-1, 1)
+            actions = model.unscale_actions(scaled)
+            many = actions.repeat_interleave(config.particles, 1)
+            futures = model.sample(
+                context, config.horizon, many.shape[1], actions=many, generator=generator, **seen
+            )
+            wish = self._wish(futures.flatten(0, 1)).view(batch, config.futures, -1).mean(2)
+            best = wish.topk(config.elites, largest=False).indices
+            elites = scaled.gather(1, best[..., None, None].expand(-1, -1, *scaled.shape[2:]))
+            keep = config.momentum if rounds > 1 else 0.0
+            mean = keep * mean + (1 - keep) * elites.mean(1)
+            wide = elites.std(1) if config.elites > 1 else torch.zeros_like(spread)
+            spread = (keep * spread + (1 - keep) * wide).clamp_min(config.smallest_noise)
+            if late(deadline):
+                settled = rounds == config.rounds
+                break
+        self._mean = mean
+        states = futures[:, :: config.particles]
+        return Plan(states, actions, wish, wish.argmin(1), rounds, settled)
+
+    def _wish(self, states: Tensor) -> Tensor:
+        return torch.stack([energy(states) for energy in self.energies.values()]).sum(0)

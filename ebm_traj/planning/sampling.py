@@ -1,0 +1,407 @@
+"""`SamplingPlanner`: futures of a model as candidates, chosen and improved under a composed energy."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ebm_traj.core.langevin import LangevinConfig, langevin
+from ebm_traj.errors import InputError
+from ebm_traj.planning.energies import FutureEnergy
+from ebm_traj.planning.plan import Plan
+from ebm_traj.trajectory.model import TrajectoryModel
+
+Method = Literal["shooting", "resampling", "langevin", "both"]
+SMALLEST_STD = 1e-3  # of scaled actions, when elites agree
+LANGEVIN_CLIP = 10.0  # of gradients per one-step change
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannerConfig:
+    """Settings of the planner."""
+
+    futures: int = 64
+    """M, candidates for each present."""
+    horizon: int = 16
+    """H, steps of a candidate."""
+    method: Method = "resampling"
+    """shooting: the model's futures, the best is chosen. resampling: futures that fare well are continued,
+    the last plan is tried again under smooth noise, and rounds of improvement follow. langevin: shooting,
+    then Langevin steps on model plus wishes over whole plans. both: resampling, then Langevin steps."""
+    rounds: int = 2
+    """resampling: rounds in all; each after the first perturbs the best candidates so far."""
+    resample_every: int = 4
+    """resampling: steps after which candidates that fare badly are replaced; 0 for never."""
+    temperature: float = 0.1
+    """resampling: a candidate survives as exp(-wishes / temperature)."""
+    warm_share: float = 0.25
+    """Share of the first candidates that go on with the last plan, shifted, under smooth noise."""
+    elites: int = 8
+    """Candidates that a later round starts from."""
+    noise: float = 0.3
+    """Standard deviation of that noise at first, in half-widths of the action box; halved every round."""
+    noise_correlation: float = 0.8
+    """From step to step."""
+    checks: int = 1
+    """Futures drawn for the actions of each of the best `elites` before one is chosen; 1 for those at hand.
+    More guard against a plan that only one lucky future makes look good."""
+    settle: float = 0.01
+    """Rounds end when the best wish improves by less than this share."""
+    langevin_steps: int = 10
+    """Steps of Langevin over whole plans."""
+    langevin_step_size: float = 0.02
+    """In squared units of the one-step change."""
+    wish_weight: float = 10.0
+    """Langevin: weight of the wishes beside the model's energy."""
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(Method):
+            raise InputError(f"planner method '{self.method}'; accepted are {', '.join(get_args(Method))}")
+        for name in ("futures", "horizon", "rounds", "elites", "checks"):
+            if getattr(self, name) < 1:
+                raise InputError(f"planner {name}: {getattr(self, name)}; accepted are 1 and more")
+        for name in ("temperature", "noise", "wish_weight", "langevin_step_size"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"planner {name.replace('_', ' ')}: it must be above 0")
+        for name in ("warm_share", "noise_correlation"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"planner {name.replace('_', ' ')}: {getattr(self, name)}; 0 to below 1")
+
+
+@dataclasses.dataclass
+class Candidates:
+    """(B, M, ...) states, actions and wishes."""
+
+    states: Tensor
+    actions: Tensor | None
+    wish: Tensor
+
+    def pick(self, index: Tensor) -> "Candidates":
+        """Those of (B, m) indices."""
+        rows = torch.arange(len(index), device=index.device)[:, None]
+        actions = None if self.actions is None else self.actions[rows, index]
+        return Candidates(self.states[rows, index], actions, self.wish[rows, index])
+
+    def join(self, other: "Candidates") -> "Candidates":
+        """Both, side by side."""
+        actions = None
+        if self.actions is not None and other.actions is not None:
+            actions = torch.cat([self.actions, other.actions], 1)
+        wish = torch.cat([self.wish, other.wish], 1)
+        return Candidates(torch.cat([self.states, other.states], 1), actions, wish)
+
+
+class SamplingPlanner:
+    """Plans with any trajectory model.
+
+    A joint one proposes actions itself, an action-conditional one is given smooth random ones, one of states
+    acts through its inverse dynamics.
+
+    Without wishes the future of lowest model energy is chosen (the literature's planner), with wishes the one
+    that meets them best: futures are the model's own, so its energy has been paid already.
+    """
+
+    def __init__(
+        self,
+        model: TrajectoryModel,
+        config: PlannerConfig | None = None,
+        energies: Mapping[str, FutureEnergy] | FutureEnergy | None = None,
+    ) -> None:
+        """Raises InputError if the method needs what the model has not."""
+        self.model = model
+        self.config = config or PlannerConfig()
+        if energies is None:
+            energies = {}
+        self.energies = dict(energies) if isinstance(energies, Mapping) else {"energy": energies}
+        if self.config.method in ("langevin", "both") and not model.has_energy:
+            raise InputError(
+                f"planner method '{self.config.method}': a model of kind '{model.kind}' has no energy"
+            )
+        if self.config.method in ("langevin", "both") and model.conditioning == "states":
+            raise InputError("planner: Langevin over plans needs a joint or action-conditional model")
+        self.context_frames = model.context_frames
+        self._last: Tensor | None = None
+
+    def reset(self) -> None:
+        self._last = None
+
+    # --- planning ---------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def plan(
+        self,
+        context: Tensor,
+        past_actions: Tensor,
+        generator: torch.Generator,
+        *,
+        ahead: int = 0,
+        deadline: float | None = None,
+    ) -> Plan:
+        """See `Planner.plan`."""
+        config = self.config
+        improving = config.method in ("resampling", "both")
+        found = self._first(context, past_actions, generator, ahead, deadline, improving)
+        rounds, settled = 1, True
+        if improving and self.energies and found.actions is not None and self._follows:
+            best = found.wish.min(1).values
+            for rounds in range(2, config.rounds + 1):
+                if late(deadline):
+                    rounds, settled = rounds - 1, False
+                    break
+                found = self._improve(found, context, past_actions, generator, rounds - 2, deadline)
+                now = found.wish.min(1).values
+                gain, best = (best - now).mean(), now
+                if gain < config.settle * best.abs().mean():
+                    break
+            else:
+                settled = config.rounds == 1
+        if config.method in ("langevin", "both") and not late(deadline):
+            found = self._walk(found, context, past_actions, generator)
+        energies = self._total(found, context, past_actions)
+        if self.energies and config.checks > 1 and found.actions is not None and self._follows:
+            energies = self._checked(found, energies, context, past_actions, generator)
+        plan = Plan(found.states, found.actions, energies, energies.argmin(1), rounds, settled)
+        self._last = plan.chosen_actions()
+        return plan
+
+    @property
+    def _follows(self) -> bool:
+        """Whether the model can predict under given actions."""
+        return self.model.conditioning == "actions" or type(self.model)._follow_window is not (
+            TrajectoryModel._follow_window
+        )
+
+    def _first(
+        self,
+        context: Tensor,
+        past: Tensor,
+        generator: torch.Generator,
+        ahead: int,
+        deadline: float | None,
+        improving: bool,
+    ) -> Candidates:
+        """The first M candidates: the model's own, and the last plan shifted."""
+        config, total = self.config, self.config.futures
+        warm = self._last if improving and self._follows and self.energies else None
+        if warm is not None and len(warm) != len(context):
+            warm = None
+        count = 0 if warm is None else int(config.warm_share * total)
+        if self.model.conditioning == "actions":
+            actions = self._smooth(past[:, -1:], total - count, generator)
+            found = self._follow(context, past, actions, generator, deadline)
+        else:
+            found = self._own(context, past, total - count, generator, deadline, improving)
+        if warm is None or not count:
+            return found
+        horizon = found.states.shape[2]
+        tail = warm[:, -1:].expand(-1, horizon, -1)
+        shifted = torch.cat([warm[:, ahead:], tail], 1)[:, None, :horizon].expand(-1, count, -1, -1)
+        again = self._perturb(shifted, config.noise / 2, generator)
+        again[:, 0] = shifted[:, 0]
+        return found.join(self._follow(context, past, again, generator, None))
+
+    def _own(
+        self,
+        context: Tensor,
+        past: Tensor,
+        count: int,
+        generator: torch.Generator,
+        deadline: float | None,
+        resampling: bool,
+    ) -> Candidates:
+        """Futures of the model itself, in segments between which those that fare badly are replaced."""
+        model, config, batch = self.model, self.config, len(context)
+        joint = model.conditioning == "joint"
+        every = config.resample_every if resampling and self.energies else 0
+        segment = max(every, model.window_frames) if every or deadline is not None else config.horizon
+        segment = -(-segment // model.window_frames) * model.window_frames if every else segment
+        if deadline is not None and not every:
+            segment = model.window_frames
+        rows, before = context.repeat_interleave(count, 0), past.repeat_interleave(count, 0)
+        states = rows.new_empty(batch * count, 0, rows.shape[-1])
+        actions = before.new_empty(batch * count, 0, before.shape[-1])
+        last = None
+        while states.shape[1] < config.horizon:
+            steps = min(segment, config.horizon - states.shape[1])
+            seen = {"past_actions": before} if model.action_history else {}
+            if joint:
+                new, acts = model.sample_with_actions(rows, steps, 1, generator=generator, **seen)
+                actions = torch.cat([actions, acts[:, 0]], 1)
+                before = torch.cat([before, acts[:, 0]], 1)[:, -max(1, model.action_history) :]
+            else:
+                new = model.sample(rows, steps, 1, generator=generator, **seen)
+            states = torch.cat([states, new[:, 0]], 1)
+            rows = torch.cat([rows, new[:, 0]], 1)[:, -model.context_frames :]
+            if late(deadline):
+                break
+            if every and states.shape[1] < config.horizon:
+                wish = self._wish(states).view(batch, count)
+                gained = wish if last is None else wish - last
+                kept = systematic(torch.softmax(-gained / config.temperature, 1), generator)
+                last = wish.gather(1, kept)
+                flat = (kept + count * torch.arange(batch, device=kept.device)[:, None]).flatten()
+                states, actions, rows, before = (t[flat] for t in (states, actions, rows, before))
+        split = states.unflatten(0, (batch, count))
+        taken = actions.unflatten(0, (batch, count)) if joint else None
+        return Candidates(split, taken, self._wish(states).view(batch, count))
+
+    def _follow(
+        self,
+        context: Tensor,
+        past: Tensor,
+        actions: Tensor,
+        generator: torch.Generator,
+        deadline: float | None,
+    ) -> Candidates:
+        """Futures under actions (B, m, H, A); fewer steps if the deadline comes in between."""
+        del deadline  # one call; it is looked at between rounds
+        model = self.model
+        seen = {"past_actions": past} if model.action_history else {}
+        count, horizon = actions.shape[1:3]
+        states = model.sample(context, horizon, count, actions=actions, generator=generator, **seen)
+        return Candidates(states, actions, self._wish(states.flatten(0, 1)).view(len(context), count))
+
+    def _improve(
+        self,
+        found: Candidates,
+        context: Tensor,
+        past: Tensor,
+        generator: torch.Generator,
+        past_rounds: int,
+        deadline: float | None,
+    ) -> Candidates:
+        """Candidates around the best ones; the best of old and new remain."""
+        assert found.actions is not None
+        config = self.config
+        elites = found.pick(found.wish.topk(min(config.elites, config.futures), largest=False).indices)
+        weights = torch.softmax(-elites.wish / config.temperature, 1)
+        parents = torch.multinomial(weights, config.futures, replacement=True, generator=generator)
+        picked = elites.pick(parents).actions
+        assert picked is not None
+        actions = self._perturb(picked, config.noise * 0.5**past_rounds, generator)
+        both = found.join(self._follow(context, past, actions, generator, deadline))
+        return both.pick(both.wish.topk(config.futures, largest=False).indices)
+
+    def _checked(
+        self,
+        found: Candidates,
+        energies: Tensor,
+        context: Tensor,
+        past: Tensor,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Energies where those of the best candidates are means over futures drawn anew."""
+        assert found.actions is not None
+        config = self.config
+        best = energies.topk(min(config.elites, energies.shape[1]), largest=False).indices
+        actions = found.pick(best).actions
+        assert actions is not None
+        again = self._follow(context, past, actions.repeat_interleave(config.checks, 1), generator, None)
+        mean = again.wish.view(len(context), -1, config.checks).mean(2)
+        # all others fall behind the ones that were checked
+        return (energies + mean.max() + energies.max().abs() + 1).scatter(1, best, mean)
+
+    def _walk(
+        self, found: Candidates, context: Tensor, past: Tensor, generator: torch.Generator
+    ) -> Candidates:
+        """Langevin over whole plans: sum_t E(window_t) + weight * wishes (1903.08689, section 4.3)."""
+        model, config = self.model, self.config
+        assert found.actions is not None
+        batch, count, horizon, _ = found.states.shape
+        spec_std = torch.as_tensor(model.spec.change_std, dtype=torch.float32, device=model.device)
+        dims = torch.as_tensor(model.spec.moving, device=model.device)
+        start = found.states.flatten(0, 1)
+        acts = model.scale_actions(found.actions.flatten(0, 1))
+        rows, before = context.repeat_interleave(count, 0), past.repeat_interleave(count, 0)
+        states_size = horizon * len(dims)
+        seen = {"past_actions": before} if model.action_history else {}
+
+        def unpack(x: Tensor) -> tuple[Tensor, Tensor]:
+            states = start.clone()
+            states[..., dims] = x[:, :states_size].view(len(x), horizon, -1)
+            for quaternion in model.spec.quaternions:
+                where = list(quaternion)
+                states[..., where] = torch.nn.functional.normalize(states[..., where], dim=-1)
+            return states, x[:, states_size:].view(len(x), horizon, -1)
+
+        def energy(x: Tensor) -> Tensor:
+            states, scaled = unpack(x)
+            actions = scaled * model.action_half + model.action_centre
+            path = model.path_energy(rows, states[:, None], actions[:, None], **seen)[:, 0] * horizon
+            return path + config.wish_weight * self._wish(states) if self.energies else path
+
+        x = torch.cat([start[..., dims].flatten(1), acts.flatten(1)], 1)
+        scale = torch.cat([spec_std[dims].repeat(horizon), x.new_full((acts[0].numel(),), config.noise)])
+        walk = LangevinConfig(steps=config.langevin_steps, step_size=config.langevin_step_size)
+        # in units of the one-step change the clip is one number
+        white = langevin(
+            lambda z: energy(z * scale),
+            x / scale,
+            dataclasses.replace(walk, clip=LANGEVIN_CLIP),
+            generator=generator,
+        )
+        states, scaled = unpack(white.x * scale)
+        actions = model.unscale_actions(scaled)
+        return Candidates(
+            states.unflatten(0, (batch, count)),
+            actions.unflatten(0, (batch, count)),
+            self._wish(states).view(batch, count),
+        )
+
+    # --- energies ---------------------------------------------------------------------------------------
+
+    def _wish(self, states: Tensor) -> Tensor:
+        """Sum of the wishes (R,) of states (R, H, D)."""
+        total = states.new_zeros(len(states))
+        for name, energy in self.energies.items():
+            value = energy(states)
+            if value.shape != (len(states),):
+                raise InputError(
+                    f"energy '{name}': gave shape {tuple(value.shape)}; accepted is ({len(states)},)"
+                )
+            total = total + value
+        return total
+
+    def _total(self, found: Candidates, context: Tensor, past: Tensor) -> Tensor:
+        """(B, M) what is chosen by: the wishes, or without any the model's energy."""
+        model = self.model
+        if self.energies or not model.has_energy or found.states.shape[2] < model.window_frames:
+            return found.wish
+        seen = {"past_actions": past} if model.action_history else {}
+        return model.path_energy(context, found.states, found.actions, **seen)
+
+    # --- actions ----------------------------------------------------------------------------------------
+
+    def _smooth(self, last: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        """Random actions (B, m, H, A) that start from the last one (B, 1, A) and change smoothly."""
+        horizon = self.config.horizon
+        still = last[:, None].expand(-1, count, horizon, -1)
+        return self._perturb(still, 2 * self.config.noise, generator)
+
+    def _perturb(self, actions: Tensor, spread: float, generator: torch.Generator) -> Tensor:
+        """Actions (B, m, H, A) plus noise that is correlated along H, inside the box."""
+        rho = self.config.noise_correlation
+        fresh = torch.empty_like(actions).normal_(generator=generator) * max(spread, SMALLEST_STD)
+        steps, noise = [], fresh[:, :, 0]
+        for t in range(actions.shape[2]):
+            noise = noise if t == 0 else rho * noise + math.sqrt(1 - rho**2) * fresh[:, :, t]
+            steps.append(noise)
+        scaled = self.model.scale_actions(actions) + torch.stack(steps, 2)
+        return self.model.unscale_actions(scaled)
+
+
+def systematic(weights: Tensor, generator: torch.Generator | None) -> Tensor:
+    """(B, M) indices drawn with weights (B, M) by systematic resampling (Kitagawa 1996)."""
+    count = weights.shape[1]
+    offset = torch.rand(len(weights), 1, generator=generator, device=weights.device)
+    places = (torch.arange(count, device=weights.device) + offset) / count
+    return torch.searchsorted(weights.cumsum(1), places.clamp(max=1 - 1e-6)).clamp_max(count - 1)
+
+
+def late(deadline: float | None) -> bool:
+    """Whether the deadline has passed."""
+    return deadline is not None and time.perf_counter() >= deadline
