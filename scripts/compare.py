@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from ebm_traj.cli import run
+from ebm_traj.core.backends import SamplerBackend, set_backend
 from ebm_traj.datasets.branches import BRANCHES_FILE, Branches
 from ebm_traj.datasets.recording import Recording
 from ebm_traj.errors import InputError
@@ -38,12 +39,15 @@ class Args:
     """Seed of the branches and of every row's samples."""
     device: str | None = None
     """cpu, cuda, ...; default: a GPU if there is one."""
+    sampler_backend: SamplerBackend = "auto"
+    """How chains are computed, see `core.backends`; auto: the fastest here, autograd: the reference."""
     overwrite: bool = False
     """Replace the report in --out."""
 
 
 def main(args: Args) -> None:
     """Score models on test episodes against truth, floor and baselines, and draw a page."""
+    set_backend(args.sampler_backend)
     from ebm_traj.yardstick.report import check_out
 
     check_out(args.out, args.overwrite)

@@ -1,4 +1,4 @@
-"""How well planners turn the object of a hand environment to its goal: same seeds, same goals, compute beside."""
+"""How well planners turn the object of a hand environment to its goal, and what compute they take."""
 
 import dataclasses
 import json
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from ebm_traj.cli import json_object, run
+from ebm_traj.core.backends import SamplerBackend, set_backend
 from ebm_traj.errors import InputError
 from ebm_traj.planning.cem import CEMConfig
 from ebm_traj.planning.sampling import PlannerConfig
@@ -20,8 +21,8 @@ class Args:
     planner: Literal["sampling", "cem", "first"] = "sampling"
     """sampling: `SamplingPlanner`. cem: `CEMPlanner` in the model's dynamics. first: act on the model's first
     future, as behaviour cloning does."""
-    sampling: PlannerConfig = PlannerConfig()
-    cem: CEMConfig = CEMConfig()
+    sampling: PlannerConfig = dataclasses.field(default_factory=PlannerConfig)
+    cem: CEMConfig = dataclasses.field(default_factory=CEMConfig)
     replan_every: int = 2
     """Steps acted on before planning anew."""
     chain_steps: int | None = None
@@ -40,6 +41,8 @@ class Args:
     """Steps of an episode."""
     seed: int = 2_000_000
     """Seed of the first episode; the others follow."""
+    sampler_backend: SamplerBackend = "auto"
+    """How chains are computed, see `core.backends`; auto: the fastest here, autograd: the reference."""
     threads: int | None = None
     """Threads of torch; default: its own choice."""
     json: Path | None = None
@@ -48,6 +51,7 @@ class Args:
 
 def main(args: Args) -> None:
     """Run a planner and print its success, with 95 % limits, and its compute."""
+    set_backend(args.sampler_backend)
     import torch
 
     from ebm_traj.core.langevin import LangevinConfig
@@ -57,17 +61,17 @@ def main(args: Args) -> None:
     from ebm_traj.planning.policy import PlanningPolicy
     from ebm_traj.planning.sampling import SamplingPlanner
     from ebm_traj.policy.evaluate import evaluate
+    from ebm_traj.trajectory.ebm import TrajectoryEBM
     from ebm_traj.trajectory.files import load
 
     if args.threads:
         torch.set_num_threads(args.threads)
     env_kwargs = json_object("--env-kwargs", args.env_kwargs)
     model = load(args.model, "cpu")
-    sampler = getattr(model, "sampler", None)
     if args.chain_steps is not None:
-        if not isinstance(sampler, LangevinConfig):
+        if not (isinstance(model, TrajectoryEBM) and isinstance(model.sampler, LangevinConfig)):
             raise InputError(f"--chain-steps: a {model.kind} model has no Langevin chain")
-        model.sampler = dataclasses.replace(sampler, steps=args.chain_steps)
+        model.sampler = dataclasses.replace(model.sampler, steps=args.chain_steps)
     wish = goal(model.spec, position=args.position_weight, final=args.final_weight)
     planner: Planner
     if args.planner == "cem":
@@ -94,7 +98,8 @@ def main(args: Args) -> None:
     print(f"{args.planner} with {args.model}: {args.episodes} episodes from seed {args.seed}")
     print(f"success at some step {shares['reached']}, at the last {shares['held']}")
     print(
-        f"dropped {100 * found['dropped']:.0f} %, angle at the end {found['rotation_median']:.2f} rad (median)"
+        f"dropped {100 * found['dropped']:.0f} %, angle at the end {found['rotation_median']:.2f} rad "
+        "(median)"
     )
     print(f"{1000 / found['actions_per_second']:.1f} ms an action, side by side")
 

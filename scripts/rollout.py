@@ -6,6 +6,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ebm_traj.cli import json_object, run
+from ebm_traj.core.backends import SamplerBackend, set_backend
 from ebm_traj.envs.gl import choose_backend
 from ebm_traj.errors import InputError
 from ebm_traj.trajectory.files import load
@@ -38,6 +39,8 @@ class Args:
     """Draw it to this PNG file."""
     video: Path | None = None
     """Write a video to this file (.mp4)."""
+    sampler_backend: SamplerBackend = "auto"
+    """How chains are computed, see `core.backends`; auto: the fastest here, autograd: the reference."""
     overwrite: bool = False
     """Replace files that exist."""
     device: str = "cpu"
@@ -46,6 +49,7 @@ class Args:
 
 def main(args: Args) -> None:
     """Let a trained model drive an environment."""
+    set_backend(args.sampler_backend)
     for path in (args.out, args.plot, args.video):
         if path is not None and path.exists() and not args.overwrite:
             raise InputError(f"{path}: exists already; give another path, or --overwrite")

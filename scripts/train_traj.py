@@ -8,11 +8,19 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from ebm_traj.cli import run
+from ebm_traj.core.backends import SamplerBackend, set_backend
 from ebm_traj.core.trainer import TrainerConfig
 from ebm_traj.datasets.recording import Recording
 from ebm_traj.trajectory.model import Conditioning
 from ebm_traj.trajectory.presets import CONFIGS, PAPER_CONFIGS, paper_trainer
-from ebm_traj.trajectory.training import TrainSettings, make_fabric, train
+from ebm_traj.trajectory.training import (
+    TrainSettings,
+    make_fabric,
+    require_folder,
+    require_shares,
+    start,
+    train,
+)
 
 Flat = tyro.conf.arg(name="")  # its fields become options of their own
 
@@ -38,10 +46,17 @@ class Args:
     """Go on with an interrupted run in --out."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU if there is one."""
+    sampler_backend: SamplerBackend = "auto"
+    """How chains are computed, see `core.backends`; auto: the fastest here, autograd: the reference."""
+    devices: int | None = None
+    """Devices to train on, on each machine: one process each, which share the rows of every batch and average
+    their gradients. Default: 1, or as many as torchrun or fabric run started."""
+    num_nodes: int | None = None
+    """Machines (1); each is started by torchrun, or with MASTER_ADDR, MASTER_PORT and its NODE_RANK set."""
     inverse_iterations: int = 2000
     """Optimiser steps of the inverse dynamics, with which a model of states acts in a rollout; 0 for none."""
     budget_gb: float = 4.0
-    """Data up to this size are held on the device; larger sets are streamed."""
+    """Data up to this size are held on each device; larger sets are streamed, each device its own part."""
     trainer: Annotated[TrainerConfig, Flat] = dataclasses.field(default_factory=TrainerConfig)
 
     @staticmethod
@@ -66,6 +81,7 @@ class Args:
 
 def main(args: Any) -> None:
     """Train a model of robot trajectories on a data set of collect.py."""
+    set_backend(args.sampler_backend)
     if args.paper and args.model not in PAPER_CONFIGS:
         from ebm_traj.errors import InputError
 
@@ -81,8 +97,14 @@ def main(args: Any) -> None:
         budget_gb=args.budget_gb,
     )
     recording = Recording(args.data)
-    fabric = make_fabric(args.device)
+    fabric = make_fabric(args.device, args.devices, num_nodes=args.num_nodes, launch=False)
+    require_shares(args.config, settings, fabric.world_size)  # these before further processes are started
+    if fabric.global_rank == 0:
+        require_folder(args.out, args.resume)
+    start(fabric)
     model = train(recording, args.model, args.config, settings, args.out, fabric=fabric, resume=args.resume)
+    if fabric.global_rank:
+        return
     card = model.card
     print(
         f"{args.out}: {args.model}, {card['iterations']} iterations of {card['batch_size']} in "

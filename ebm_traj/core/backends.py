@@ -7,8 +7,8 @@ from typing import Literal, get_args
 from ebm_traj.errors import InputError
 
 SamplerBackend = Literal["auto", "autograd", "manual", "graph", "triton"]
-"""autograd: the reference. manual: written-out gradients. graph: CUDA-graph
-replay. triton: one launch for the whole chain. auto: the fastest that fits energy, device and settings."""
+"""autograd: the reference. manual: written-out gradients. graph: these, replayed as a CUDA graph. triton: one
+launch for the whole chain, for MLP energies on a GPU. auto: the fastest that fits energy and device."""
 
 _chosen: SamplerBackend = "auto"
 

@@ -8,8 +8,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from ebm_traj.core.chains import run_langevin
 from ebm_traj.core.energy import Condition, Energy, energy_and_gradient
-from ebm_traj.core.langevin import Chain, LangevinConfig, langevin, noise_like
+from ebm_traj.core.langevin import Chain, LangevinConfig, noise_like
 from ebm_traj.core.objectives import Batch, Objective
 from ebm_traj.core.proposal import GaussianProposal, Mixture, MixtureProposal, Proposal
 from ebm_traj.core.replay import ReplayBuffer
@@ -187,8 +188,7 @@ class ContrastiveDivergence(Objective):
         """The chain, and if asked for its end as a function of the parameters: equal to the chain's own."""
         steps, last = self.langevin.steps, self.config.kl_steps if self.config.through_chain else 0
         before = dataclasses.replace(self.langevin, steps=steps - last)
-        energy = self.energy.bind(condition)
-        chain = langevin(energy, start, before, scale=scale, generator=generator)
+        chain = run_langevin(self.energy, condition, start, before, scale=scale, generator=generator)
         if not last:
             return chain, None
         after = dataclasses.replace(self.langevin, steps=last)
@@ -300,7 +300,7 @@ def differentiable_steps(
     scale: Tensor | None,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
-    """The chain of `langevin`, but for rounding number by number, with a graph from its end to the energy's parameters.
+    """The chain of `langevin` up to rounding, with a graph from its end to the energy's parameters.
 
     `energy` is not bound: work on the condition is differentiated too. Acceptance decisions are constants.
     Returns the end (B, ...) and the mean acceptance (0-d).

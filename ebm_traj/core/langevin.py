@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable
 from typing import cast
 
@@ -14,6 +15,8 @@ from ebm_traj.core.energy import EnergyOfX, energy_and_gradient
 from ebm_traj.core.gradients import BoundEnergy, MLPForm, mlp_form
 from ebm_traj.core.seeding import derive_seed
 from ebm_traj.errors import InputError
+
+KERNEL_TOLERANCE = 0.02  # of products in TF32, relative to the length of a step
 
 ValueAndGradient = Callable[[Tensor, bool], tuple[Tensor, Tensor]]
 """x (B, ...), whether the value is asked for; to E (B,) and dE/dx (B, ...), both until the next call."""
@@ -124,7 +127,7 @@ def choose_backend(energy: EnergyOfX, start: Tensor, config: LangevinConfig, rec
     asked = backend()
     if asked in ("auto", "triton"):
         why = _why_not_in_one_launch(energy, start, config, record)
-        if why is None:
+        if why is None and (asked == "triton" or _one_launch_agrees(energy, start, config)):
             return "triton"
         if asked == "triton":
             raise InputError(f"sampler backend 'triton': {why}; accepted here are autograd and manual")
@@ -147,6 +150,36 @@ def _why_not_in_one_launch(
     from ebm_traj.core.triton_chain import supports
 
     return supports(form, config)
+
+
+_agrees: dict[tuple[int, ...], bool] = {}
+
+
+def _one_launch_agrees(energy: EnergyOfX, start: Tensor, config: LangevinConfig) -> bool:
+    """Whether the kernel, before it is chosen by itself, walks as the reference does on this machine.
+
+    Looked at once for each shape of network: two steps without noise. A kernel that cannot be built counts as
+    one that does not agree, and is said so once.
+    """
+    form = cast(MLPForm, mlp_form(energy))
+    key = (*form.x_weight.shape, len(form.hidden), form.precision is None, config.metropolis)
+    if key not in _agrees:
+        from ebm_traj.core.triton_chain import triton_langevin
+
+        still = LangevinConfig(steps=2, step_size=config.step_size, noise=0.0)
+        bound = cast(BoundEnergy, energy)
+        try:
+            with torch.no_grad():
+                expected = _unadjusted(bound.value_and_gradient, start, still, None, None, False).x
+                found = triton_langevin(form, start.detach(), still, scale=None, seed=0).x
+                apart = (found - expected).abs().max() / (expected - start).abs().max().clamp_min(1e-12)
+            _agrees[key] = bool(apart < KERNEL_TOLERANCE)
+            why = f"its steps differ by {float(apart):.2g} of their length"
+        except Exception as error:  # whatever a compiler may raise
+            _agrees[key], why = False, str(error).splitlines()[0]
+        if not _agrees[key]:
+            warnings.warn(f"chains are walked without the one-launch kernel: {why}", stacklevel=2)
+    return _agrees[key]
 
 
 def _in_one_launch(

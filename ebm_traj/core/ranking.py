@@ -6,7 +6,7 @@ import math
 import torch
 from torch import Tensor
 
-from ebm_traj.core.energy import Condition, Energy
+from ebm_traj.core.energy import Energy
 from ebm_traj.core.objectives import Batch, Objective
 from ebm_traj.core.proposal import CENTRE, Proposal, ResidualEnergy, repeat
 from ebm_traj.errors import InputError

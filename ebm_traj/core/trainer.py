@@ -1,9 +1,9 @@
-"""The training loop: any objective, any batches, on Fabric; guarded, validated, logged and resumable."""
+"""The training loop: any objective, any batches, on one device or many; guarded, validated, resumable."""
 
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -18,6 +18,16 @@ from ebm_traj.core.checkpoint import (
     save_tensors,
     under_prefix,
     with_prefix,
+)
+from ebm_traj.core.distributed import (
+    AgreedStepSizes,
+    average_gradients,
+    from_first,
+    gather,
+    gather_on_first,
+    joint_figures,
+    merge_memory,
+    split_memory,
 )
 from ebm_traj.core.ema import EMA
 from ebm_traj.core.guard import DivergenceGuard
@@ -125,6 +135,11 @@ class Trainer:
     `batches(iteration, generator)` gives the rows of one step. All random numbers of a step come from a
     generator seeded by (seed, restarts, iteration, rank): a resumed run needs no generator state and takes
     the same steps as an uninterrupted one.
+
+    On many devices (`core.distributed`) every rank has a trainer of its own, with its share of the rows and
+    of the memory, and all step together: a gradient is the mean of the ranks' gradients, figures are the mean
+    of their figures, a divergence on one sends all back. Rank 0 alone reads and writes files. A run may be
+    resumed on another number of devices.
     """
 
     def __init__(
@@ -139,8 +154,8 @@ class Trainer:
     ) -> None:
         """`identity` is what must be the same for a run to be resumed: settings, data, spec.
 
-        `validate` is called every `config.validate_every` iterations and at the end, by every rank, so that
-        all choose the same weights.
+        `objective` and `batches` are of the rank's share of the rows. `validate` is called every
+        `config.validate_every` iterations and at the end, by rank 0, whose figures all ranks go by.
         """
         self.raw = objective.to(fabric.device)
         self.batches = batches
@@ -152,8 +167,9 @@ class Trainer:
         optimizer = torch.optim.Adam(
             self.raw.parameters(), lr=config.learning_rate, betas=config.betas, **fused
         )
-        self.ema = EMA(self.raw, config.ema_decay)
         self.objective, self.optimizer = fabric.setup(self.raw, optimizer)
+        self.ema = EMA(self.raw, config.ema_decay)  # of the weights that all ranks have since `setup`
+        self.step_sizes = AgreedStepSizes(self.raw, fabric)
         self.guard = DivergenceGuard(config.energy_limit, config.max_restarts)
         self.validate = validate if config.validate_every else None
         self.best: Best | None = None
@@ -171,10 +187,9 @@ class Trainer:
         began = time.perf_counter() - self.seconds
         self.objective.train()
         self.guard.keep(self.iteration, self.raw, self.optimizer, self.ema.module)
-        main = self.fabric.global_rank == 0
-        log = MetricLog(self.folder, self.iteration) if main else None
+        log = MetricLog(self.folder, self.iteration) if self.main else None
         bar = tqdm(
-            total=config.iterations, initial=self.iteration, unit="it", disable=not main, mininterval=1
+            total=config.iterations, initial=self.iteration, unit="it", disable=not self.main, mininterval=1
         )
         try:
             while self.iteration < config.iterations:
@@ -182,8 +197,9 @@ class Trainer:
                 last = self.iteration == config.iterations
                 look = self.validate is not None and (last or self.iteration % config.validate_every == 0)
                 if last or look or self.iteration % config.log_every == 0:
-                    figures = {name: float(value) for name, value in tensors.items()}
-                    trouble = self.guard.trouble(figures)
+                    ranks = gather(self.fabric, {name: float(value) for name, value in tensors.items()})
+                    figures = joint_figures(ranks)
+                    trouble = self._trouble(ranks)
                     if trouble:
                         self._go_back(trouble, bar)
                         continue
@@ -224,8 +240,10 @@ class Trainer:
     def _look(self) -> tuple[float, dict[str, float]]:
         """Validate the averaged weights and remember the best: seconds it took, figures for the log."""
         assert self.validate is not None
-        began = time.perf_counter()
-        found = {VALIDATION + name: float(value) for name, value in self.validate(self.ema.module).items()}
+        validate, began = self.validate, time.perf_counter()
+        # ranks may compute on unlike devices: all choose by the figures of one
+        figures = from_first(self.fabric, lambda: dict(validate(self.ema.module)))
+        found = {VALIDATION + name: float(value) for name, value in figures.items()}
         score = found.get(SCORE, math.nan)
         if math.isfinite(score):
             lowest = score if self.best is None else min(score, self.best.lowest)
@@ -246,13 +264,28 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         loss, figures = self.objective(self.batches(self.iteration, generator), generator)
+        self.step_sizes.update()
         self.optimizer.zero_grad()
         self.fabric.backward(loss)
+        average_gradients(self.raw.parameters(), self.fabric)
         norm = torch.nn.utils.clip_grad_norm_(self.raw.parameters(), config.gradient_clip)
         self.optimizer.step()
         self.ema.update(self.raw)
         self.iteration += 1
         return {**figures, "loss": loss.detach(), "gradient_norm": norm, "learning_rate": torch.tensor(rate)}
+
+    @property
+    def main(self) -> bool:
+        """Whether this rank is the one that reads and writes files."""
+        return self.fabric.global_rank == 0
+
+    def _trouble(self, ranks: Sequence[Mapping[str, float]]) -> str | None:
+        """What is wrong with the figures of any rank, the same words on every rank."""
+        for rank, figures in enumerate(ranks):
+            trouble = self.guard.trouble(figures)
+            if trouble:
+                return trouble if len(ranks) == 1 else f"rank {rank}: {trouble}"
+        return None
 
     def _go_back(self, trouble: str, bar: tqdm) -> None:
         at = self.iteration
@@ -263,20 +296,26 @@ class Trainer:
                 "try a lower learning rate or a smaller Langevin step"
             )
         changed = self.raw.recover()
+        if not self.main:
+            return
         message = f"iteration {at}: {trouble}; back to {self.iteration} with a new seed, {changed}"
         bar.write(message)
         with (self.folder / "restarts.log").open("a") as file:
             file.write(message + "\n")
 
     def save(self) -> None:
-        """Write the training checkpoint: weights, average, best, optimiser, memory, counters."""
-        if self.fabric.global_rank:
+        """Write the training checkpoint: weights, average, best, optimiser, memory, counters.
+
+        Called by all ranks: the one file holds the memory of all, as if of a single process.
+        """
+        ranks = gather_on_first(self.fabric, self._memory())
+        if not self.main:
             return
         tensors = {
             **with_prefix("weights", self.raw.state_dict()),
             **with_prefix("ema", self.ema.module.state_dict()),
             **with_prefix("optimizer", optimizer_tensors(self.optimizer)),
-            **with_prefix("memory", self.raw.memory()),
+            **with_prefix("memory", ranks[0] if len(ranks) == 1 else merge_memory(ranks)),
         }
         meta: dict[str, Any] = {
             "identity": self.identity,
@@ -295,21 +334,26 @@ class Trainer:
             }
         save_tensors(self.folder / TRAINING_FILE, tensors, meta)
 
+    def _memory(self) -> dict[str, Tensor]:
+        """The objective's memory, on the CPU if it is to travel to another rank."""
+        memory = self.raw.memory()
+        if self.fabric.world_size == 1:
+            return memory
+        return {name: values.cpu() for name, values in memory.items()}
+
     def resume(self) -> None:
-        """Go on from the folder's training checkpoint.
+        """Go on from the folder's training checkpoint, made on however many devices.
 
         Raises InputError if there is none, or if it was made with other settings (and says which).
         """
-        tensors, meta = load_tensors(self.folder / TRAINING_FILE)
-        for name in sorted(set(self.identity) | set(meta["identity"])):
-            now, then = self.identity.get(name), meta["identity"].get(name)
-            if now != then:
-                raise InputError(
-                    f"resume {self.folder}: {name} is {now} now and was {then}; use another --out"
-                )
+        tensors, meta = from_first(self.fabric, self._read_checkpoint)
         self.raw.load_state_dict(under_prefix("weights", tensors))
         self.ema.module.load_state_dict(under_prefix("ema", tensors))
-        self.raw.load_memory(under_prefix("memory", tensors), self.fabric.device)
+        memory = under_prefix("memory", tensors)
+        if self.fabric.world_size > 1:
+            memory = split_memory(memory, self.fabric.global_rank, self.fabric.world_size)
+        self.raw.load_memory(memory, self.fabric.device)
+        self.step_sizes = AgreedStepSizes(self.raw, self.fabric)
         load_optimizer_tensors(self.optimizer, under_prefix("optimizer", tensors))
         self.iteration = meta["iteration"]
         self.seconds = meta["seconds"]
@@ -323,3 +367,13 @@ class Trainer:
             )
         self.guard.restarts = meta["restarts"]
         self.ema.updates = meta["ema_updates"]
+
+    def _read_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors, meta = load_tensors(self.folder / TRAINING_FILE)
+        for name in sorted(set(self.identity) | set(meta["identity"])):
+            now, then = self.identity.get(name), meta["identity"].get(name)
+            if now != then:
+                raise InputError(
+                    f"resume {self.folder}: {name} is {now} now and was {then}; use another --out"
+                )
+        return tensors, meta

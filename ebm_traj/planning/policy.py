@@ -1,4 +1,4 @@
-"""`PlanningPolicy`: a planner as a behaviour policy of many environments at once, to evaluate and to collect."""
+"""`PlanningPolicy`: a planner as the behaviour policy of many environments at once."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ebm_traj.core.annealing import AnnealConfig, EnergyAt, anneal
+from ebm_traj.core.chains import run_langevin
 from ebm_traj.core.combined import CombinedObjective, Part
 from ebm_traj.core.contrastive import ContrastiveConfig, ContrastiveDivergence
 from ebm_traj.core.convergence import ConvergedChain, Spent, UntilConverged, run_until_converged
@@ -14,7 +15,7 @@ from ebm_traj.core.denoising import LEVEL, AtLevel, DenoisingConfig, DenoisingSc
 from ebm_traj.core.energy import UNCONDITIONAL, Condition, Energy, EnergyOfX, energy_and_gradient
 from ebm_traj.core.gradients import InputGradient, MLPForm, MLPGradient
 from ebm_traj.core.hmc import run_chain
-from ebm_traj.core.langevin import Chain, LangevinConfig, langevin
+from ebm_traj.core.langevin import Chain, LangevinConfig
 from ebm_traj.core.likelihood import Likelihood
 from ebm_traj.core.objectives import Batch, Objective
 from ebm_traj.core.proposal import (
@@ -472,10 +473,11 @@ def walk(
     if isinstance(config, LangevinConfig) and not config.steps:
         return Chain(start, start.new_ones(()))
     known = {**condition, **component}
-    bound, scale = energy.bind(known), proposal.scale(known)
+    scale = proposal.scale(known)
     scale = unit if scale is None else scale
     if isinstance(config, LangevinConfig):
-        return langevin(bound, start, config, scale=scale, generator=generator)
+        return run_langevin(energy, known, start, config, scale=scale, generator=generator)
+    bound = energy.bind(known)
     if len(start) < 2:  # one chain cannot tell drift from chance
         longest = dataclasses.replace(config.chain, steps=config.max_steps)
         return run_chain(bound, start, longest, scale=scale, generator=generator)

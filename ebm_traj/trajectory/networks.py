@@ -52,7 +52,8 @@ class ConditionalNetwork(nn.Module):
 
     def prepared(self, make: Callable[[], T]) -> T:
         """What `make` derives from the weights, kept in evaluation mode for as long as they stay the same."""
-        if self.training:
+        capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+        if self.training or capturing:  # a graph is to read the weights themselves, at each replay
             return make()
         state = tuple((weights.data_ptr(), weights._version) for weights in self.parameters())
         if self._prepared is None or self._prepared[0] != state:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ebm_traj.core.checkpoint import save_json
+from ebm_traj.core.distributed import even_share, from_first, make_fabric, start
 from ebm_traj.core.objectives import Batch, Regression
 from ebm_traj.core.trainer import TRAINING_FILE, Trainer, TrainerConfig
 from ebm_traj.datasets.recording import Recording
@@ -17,8 +18,11 @@ from ebm_traj.trajectory.curves import draw_curves
 from ebm_traj.trajectory.files import model_class
 from ebm_traj.trajectory.model import CONFIG_FILE, Conditioning, TrajectoryModel
 from ebm_traj.trajectory.networks import parameter_count
+from ebm_traj.trajectory.shares import share_config, share_objective
 from ebm_traj.trajectory.validation import make_validation
 from ebm_traj.trajectory.windows import Windows, open_windows
+
+__all__ = ["TrainSettings", "make_fabric", "require_folder", "require_shares", "start", "train"]
 
 INVERSE_FOLDER = "inverse"
 SETTINGS_FILE = "settings.json"
@@ -57,19 +61,21 @@ def train(
     `fabric` is a lightning Fabric, by default one on a GPU if there is one, else on the CPU. With `resume`
     an interrupted run goes on from its last checkpoint to the same weights as an uninterrupted one.
 
+    With a Fabric of many devices (`make_fabric`) every rank calls this, with the same arguments: batch sizes
+    and replay buffer are those of all ranks together. Only rank 0 needs to see `out`; the data every rank
+    reads for itself. A run may be resumed on another number of devices, though not to the same weights.
+
     Raises InputError, before anything is written, if `out` exists (without `resume`), if the data do not
-    fit the settings, or if the run to resume had other settings.
+    fit the settings, if a batch does not divide over the devices, or if the run to resume had other settings.
     """
     out = Path(out)
     cls = model_class(kind)
-    if out.exists() and not resume:
-        raise InputError(f"{out}: exists already; give another --out, or --resume to go on with it")
-    if resume and (out / CONFIG_FILE).is_file():
-        raise InputError(f"{out}: this run is finished ({CONFIG_FILE} is there); nothing to resume")
-    if resume and not (out / SETTINGS_FILE).is_file():
-        raise InputError(f"{out}: no run to resume ({SETTINGS_FILE} is missing); start without --resume")
     fabric = fabric or make_fabric()
-    spec = with_training_statistics(recording)
+    rank, world = fabric.global_rank, fabric.world_size
+    require_shares(config, settings, world)
+    from_first(fabric, lambda: require_folder(out, resume))
+    # one rank takes them: a long pass over the data is made once, and all have the same numbers
+    spec = from_first(fabric, lambda: with_training_statistics(recording))
     use_given = settings.use_given
     if use_given is None:
         use_given = bool(recording.policy["goal_conditioned"])
@@ -85,6 +91,8 @@ def train(
         fabric.device,
         budget_gb=settings.budget_gb,
         seed=settings.trainer.seed,
+        rank=rank,
+        world=world,
     )
     identity = {
         "kind": kind,
@@ -96,14 +104,16 @@ def train(
         "spec": json.loads(spec.to_json()),
     }
     identity = json.loads(json.dumps(identity))  # tuples become lists, as they are when read back
-    objective = model.objective()
+    objective = share_objective(model, rank, world)
     batches = _batches(model, windows, objective.new_rows)
     validate = make_validation(model, recording) if settings.trainer.validate_every else None
     trainer = Trainer(objective, batches, settings.trainer, out, fabric, identity, validate=validate)
-    if resume and (out / TRAINING_FILE).is_file():  # a run killed before its first checkpoint starts anew
+    # a run killed before its first checkpoint starts anew
+    if resume and from_first(fabric, (out / TRAINING_FILE).is_file):
         trainer.resume()
-    out.mkdir(parents=True, exist_ok=True)
-    save_json(out / SETTINGS_FILE, identity)
+    if rank == 0:
+        out.mkdir(parents=True, exist_ok=True)
+        save_json(out / SETTINGS_FILE, identity)
     report = trainer.fit()
     trainer.raw.load_state_dict(trainer.ema.module.state_dict())
 
@@ -111,7 +121,7 @@ def train(
         _train_inverse(model, windows, settings, out, fabric, identity)
     model.card = {
         "iterations": report.iterations,
-        "batch_size": objective.batch_size,
+        "batch_size": model.objective().batch_size,
         "gradients_per_iteration": objective.gradients,
         "train_seconds": round(report.seconds, 1),
         "validation_seconds": round(report.validation_seconds, 1),
@@ -127,21 +137,30 @@ def train(
         "policy": recording.policy["name"],
         "torch": str(torch.__version__),
     }
-    if fabric.global_rank == 0:
+    if world > 1:
+        model.card["devices"] = world
+    if rank == 0:
         model.save(out)
         draw_curves(out)
+    fabric.barrier()  # the run is complete for every rank
     return model.eval().requires_grad_(False)
 
 
-def make_fabric(accelerator: str = "auto", devices: int = 1, precision: Any = "32-true") -> Any:
-    """A launched Fabric; TF32 matrix products on GPUs that have them."""
-    from lightning_fabric import Fabric  # takes two seconds to import
+def require_shares(config: Any, settings: TrainSettings, world: int) -> None:
+    """InputError, naming the batch, unless each of so many devices gets the same share of every batch."""
+    share_config(config, 0, world)
+    if settings.inverse_iterations and settings.conditioning == "states":
+        even_share("inverse batch size", settings.inverse_batch_size, world)
 
-    # TF32 on GPUs; on the CPU products stay exact
-    torch.set_float32_matmul_precision("high")
-    fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision)
-    fabric.launch()
-    return fabric
+
+def require_folder(out: Path, resume: bool) -> None:
+    """InputError unless a run can be started, or resumed, in this folder."""
+    if out.exists() and not resume:
+        raise InputError(f"{out}: exists already; give another --out, or --resume to go on with it")
+    if resume and (out / CONFIG_FILE).is_file():
+        raise InputError(f"{out}: this run is finished ({CONFIG_FILE} is there); nothing to resume")
+    if resume and not (out / SETTINGS_FILE).is_file():
+        raise InputError(f"{out}: no run to resume ({SETTINGS_FILE} is missing); start without --resume")
 
 
 def _batches(model: TrajectoryModel, windows: Windows, rows: int):
@@ -172,10 +191,11 @@ def _train_inverse(
     """Fit the model's inverse dynamics by squared error on the scaled action."""
     assert model.inverse is not None
     past, frame = model.context_frames, model.codec.predicted_size
+    rows = even_share("inverse batch size", settings.inverse_batch_size, fabric.world_size)
 
     @torch.no_grad()
     def batch(iteration: int, generator: torch.Generator) -> Batch:
-        frames, actions = windows.draw(settings.inverse_batch_size, iteration, generator)
+        frames, actions = windows.draw(rows, iteration, generator)
         context, future = frames[:, :past], frames[:, past:]
         condition = {
             "context": model.codec.features(context),
@@ -185,11 +205,12 @@ def _train_inverse(
 
     config = dataclasses.replace(settings.trainer, iterations=settings.inverse_iterations, ema_decay=0.99)
     folder = out / INVERSE_FOLDER
-    objective = Regression(model.inverse, settings.inverse_batch_size)
+    objective = Regression(model.inverse, rows)
     trainer = Trainer(objective, batch, config, folder, fabric, identity)
-    if (folder / TRAINING_FILE).is_file():
+    if from_first(fabric, (folder / TRAINING_FILE).is_file):
         trainer.resume()
-    folder.mkdir(parents=True, exist_ok=True)
+    if fabric.global_rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
     trainer.fit()
     trainer.raw.load_state_dict(trainer.ema.module.state_dict())
 

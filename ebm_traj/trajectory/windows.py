@@ -71,6 +71,8 @@ class StreamedWindows:
 
     Which shards are resident is a pure function of (seed, iteration): shards are shuffled anew in each
     pass, taken `resident` at a time for `refresh` iterations, and the next ones are read in the background.
+    Of `world` ranks each holds `resident` shards of its own; ranks share a shard where a pass has too few
+    left. A pass of all ranks together reads every shard.
     """
 
     def __init__(
@@ -82,8 +84,11 @@ class StreamedWindows:
         resident: int,
         refresh: int,
         seed: int,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         self.recording, self.length, self.device = recording, length, device
+        self.rank, self.world = rank, world
         self.code = split_code(split)
         begins = recording.shard_episodes
         self.shards = [
@@ -93,7 +98,7 @@ class StreamedWindows:
         ]
         if not self.shards:
             raise _too_long(recording, split, length)
-        self.resident = max(1, min(resident, len(self.shards)))
+        self.resident = max(1, min(resident, -(-len(self.shards) // world)))
         self.refresh = refresh
         self.seed = seed
         self._reader = ThreadPoolExecutor(1)
@@ -108,11 +113,12 @@ class StreamedWindows:
         return self._blocks[block].result().draw(count, iteration, generator)
 
     def block_shards(self, block: int) -> list[int]:
-        """Shards resident during a block of `refresh` iterations."""
-        per_pass = -(-len(self.shards) // self.resident)
-        number, part = divmod(block, per_pass)
+        """Shards resident on this rank during a block of `refresh` iterations."""
+        together = self.resident * self.world
+        number, part = divmod(block, -(-len(self.shards) // together))
         order = np.random.default_rng(derive_seed("shards", self.seed, number)).permutation(self.shards)
-        return [int(shard) for shard in order[part * self.resident : (part + 1) * self.resident]]
+        here = order[part * together : (part + 1) * together].tolist()
+        return here[self.rank :: self.world] or [here[self.rank % len(here)]]
 
     def _fits(self, episodes: slice) -> np.ndarray:
         return (self.recording.split[episodes] == self.code) & (
@@ -144,8 +150,13 @@ def open_windows(
     budget_gb: float = 4.0,
     refresh: int = 200,
     seed: int = 0,
+    rank: int = 0,
+    world: int = 1,
 ) -> Windows:
     """Windows of `length` frames of a split: resident if its frames fit into the budget, else from disk.
+
+    Budget is that of one device. Each of `world` ranks draws by its own generator, from all windows where
+    they are resident or drawn one by one, and from its own shards where shards are streamed.
 
     Raises InputError if no episode of the split is long enough.
     """
@@ -161,7 +172,7 @@ def open_windows(
         return DrawnWindows(recording, split, length, device)
     shard_bytes = row_bytes * float(recording.shard_frames[-1]) / len(recording.paths)
     resident = int(budget_gb * 1e9 / (2 * shard_bytes))  # the next block is read while one is in use
-    return StreamedWindows(recording, split, length, device, resident, refresh, seed)
+    return StreamedWindows(recording, split, length, device, resident, refresh, seed, rank, world)
 
 
 def _too_long(recording: Recording, split: Split, length: int) -> InputError:
