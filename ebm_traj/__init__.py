@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from ebm_traj.trajectory.fc import FCConfig, FCModel
     from ebm_traj.trajectory.files import load
     from ebm_traj.trajectory.model import NetworkConfig, TrajectoryModel
-    from ebm_traj.trajectory.rollout import rollout
-    from ebm_traj.trajectory.rollout_data import Rollout
+    from ebm_traj.planning.rollout import rollout
+    from ebm_traj.planning.rollout_data import Rollout
     from ebm_traj.trajectory.training import TrainSettings, train
 
 __version__ = "0.1.0"
@@ -29,12 +29,12 @@ _HOME = {
     "FCModel": "trajectory.fc",
     "NetworkConfig": "trajectory.model",
     "Recording": "datasets.recording",
-    "Rollout": "trajectory.rollout_data",
+    "Rollout": "planning.rollout_data",
     "TrainSettings": "trajectory.training",
     "TrajectoryEBM": "trajectory.ebm",
     "TrajectoryModel": "trajectory.model",
     "load": "trajectory.files",
-    "rollout": "trajectory.rollout",
+    "rollout": "planning.rollout",
     "train": "trajectory.training",
 }
 

@@ -193,8 +193,8 @@ class MixtureProposal(Proposal):
     @torch.no_grad()
     def draws(self, condition: Condition, times: int, generator: torch.Generator | None = None) -> Tensor:
         # the network is asked once for each row
-        numbers = [values.repeat_interleave(times, dim=0) for values in self._numbers(condition)]
-        return self._draw(*numbers, generator).x
+        logits, means, scales = (values.repeat_interleave(times, dim=0) for values in self._numbers(condition))
+        return self._draw(logits, means, scales, generator).x
 
     def _draw(
         self, logits: Tensor, means: Tensor, log_scales: Tensor, generator: torch.Generator | None

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ebm_traj.errors import InputError
-from ebm_traj.yardstick.intervals import draw_counts, interval
+from ebm_traj.yardstick.intervals import interval
 
 Array = NDArray[np.float64]
 
@@ -23,7 +23,7 @@ def auroc(faulty: ArrayLike, free: ArrayLike) -> float:
 
 
 def auroc_interval(faulty: ArrayLike, free: ArrayLike, counts: Array) -> tuple[float, float, float]:
-    """AUROC of twins (N,), (N,) and its 95 % bootstrap limits; `counts` (R, N) of `draw_counts` over pairs."""
+    """AUROC of twins (N,), (N,), its 95 % bootstrap limits; `counts` (R, N) of `draw_counts` over pairs."""
     table = wins(faulty, free)
     resampled = np.einsum("rn,nm,rm->r", counts, table, counts) / table.size
     low, high = interval(resampled)
@@ -82,8 +82,3 @@ def delays(levels: Array, at: ArrayLike, threshold: float, within: int, watched:
         float(np.isfinite(known).mean()),
         float(np.median(known)),
     )
-
-
-def counts_of(episodes: int, seed: int) -> Array:
-    """Bootstrap counts over episodes."""
-    return draw_counts(episodes, seed)

@@ -6,6 +6,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ebm_traj.trajectory.model import TrajectoryModel
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -43,6 +45,8 @@ class Planner(Protocol):
 
     context_frames: int
     """C, frames it wants to see."""
+    model: TrajectoryModel
+    """It says how states are read."""
 
     def reset(self) -> None:
         """Forget the last plan: a new episode begins."""

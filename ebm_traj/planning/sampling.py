@@ -36,8 +36,9 @@ class PlannerConfig:
     """resampling: rounds in all; each after the first perturbs the best candidates so far."""
     resample_every: int = 4
     """resampling: steps after which candidates that fare badly are replaced; 0 for never."""
-    temperature: float = 0.1
-    """resampling: a candidate survives as exp(-wishes / temperature)."""
+    temperature: float = 0.3
+    """resampling: a candidate survives as exp(-wish / temperature), in standard deviations of the candidates'
+    wishes."""
     warm_share: float = 0.25
     """Share of the first candidates that go on with the last plan, shifted, under smooth noise."""
     elites: int = 8
@@ -224,7 +225,6 @@ class SamplingPlanner:
         rows, before = context.repeat_interleave(count, 0), past.repeat_interleave(count, 0)
         states = rows.new_empty(batch * count, 0, rows.shape[-1])
         actions = before.new_empty(batch * count, 0, before.shape[-1])
-        last = None
         while states.shape[1] < config.horizon:
             steps = min(segment, config.horizon - states.shape[1])
             seen = {"past_actions": before} if model.action_history else {}
@@ -240,9 +240,7 @@ class SamplingPlanner:
                 break
             if every and states.shape[1] < config.horizon:
                 wish = self._wish(states).view(batch, count)
-                gained = wish if last is None else wish - last
-                kept = systematic(torch.softmax(-gained / config.temperature, 1), generator)
-                last = wish.gather(1, kept)
+                kept = systematic(survival(wish, config.temperature), generator)
                 flat = (kept + count * torch.arange(batch, device=kept.device)[:, None]).flatten()
                 states, actions, rows, before = (t[flat] for t in (states, actions, rows, before))
         split = states.unflatten(0, (batch, count))
@@ -278,8 +276,9 @@ class SamplingPlanner:
         assert found.actions is not None
         config = self.config
         elites = found.pick(found.wish.topk(min(config.elites, config.futures), largest=False).indices)
-        weights = torch.softmax(-elites.wish / config.temperature, 1)
-        parents = torch.multinomial(weights, config.futures, replacement=True, generator=generator)
+        parents = torch.multinomial(
+            survival(elites.wish, config.temperature), config.futures, replacement=True, generator=generator
+        )
         picked = elites.pick(parents).actions
         assert picked is not None
         actions = self._perturb(picked, config.noise * 0.5**past_rounds, generator)
@@ -392,6 +391,12 @@ class SamplingPlanner:
             steps.append(noise)
         scaled = self.model.scale_actions(actions) + torch.stack(steps, 2)
         return self.model.unscale_actions(scaled)
+
+
+def survival(wish: Tensor, temperature: float) -> Tensor:
+    """(B, M) weights that sum to 1, from wishes (B, M) in units of their own spread."""
+    spread = wish.std(1, keepdim=True) if wish.shape[1] > 1 else torch.ones_like(wish)
+    return torch.softmax(-wish / (temperature * spread.clamp_min(1e-6)), 1)
 
 
 def systematic(weights: Tensor, generator: torch.Generator | None) -> Tensor:

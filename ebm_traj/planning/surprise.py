@@ -61,7 +61,9 @@ def read_step(
     if model.window_frames != 1:
         raise InputError(f"monitor: a model of windows of {model.window_frames} frames; accepted is 1")
     if model.conditioning != "states" and action is None:
-        raise InputError(f"monitor: conditioning '{model.conditioning}' and no action; it needs what was done")
+        raise InputError(
+            f"monitor: conditioning '{model.conditioning}' and no action; it needs what was done"
+        )
     actions = None if action is None else action[:, None]
     condition = model.condition(context, actions, past_actions)
     if model.conditioning == "joint":
@@ -71,7 +73,7 @@ def read_step(
 
 
 def parts_of(spec: StateSpec) -> dict[str, list[int]]:
-    """Parts of the predicted dimensions, as places in the coordinates: the whole, each kind, each by itself."""
+    """Parts of the predicted dimensions, as places in coordinates: the whole, each kind, each by itself."""
     moving = [int(i) for i in spec.moving]
     kinds: dict[str, list[int]] = {}
     for place, i in enumerate(moving):
@@ -113,9 +115,9 @@ class EnergyScore:
             )
         if self.has_energy and model.conditioning == "joint" and not _is_staged(model):
             raise InputError(
-                "monitor: the energy is one of state and action together, and cannot be asked about the state "
-                "under an action; accepted are models of conditioning actions or states, and joint ones with "
-                "a mixture proposal"
+                "monitor: the energy is one of state and action together, and cannot be asked about the "
+                "state under an action; accepted are models of conditioning actions or states, and joint "
+                "ones with a mixture proposal"
             )
         self._parts = parts_of(model.spec) if has_mixture and parts else {WHOLE: []}
         self.names = tuple(self._parts)
@@ -147,7 +149,7 @@ class EnergyScore:
 
     def _whole_energy(self, step: Step) -> Tensor:
         """(B,) the energy of what was observed against those of the model's draws."""
-        model, many = self.model, repeat(step.condition, self.draws)
+        model, many = self.model, dict(repeat(step.condition, self.draws))
         assert isinstance(model, TrajectoryEBM)
         if isinstance(model.window_energy, StagedEnergy):
             assert isinstance(model.proposal, JointProposal)
@@ -165,7 +167,7 @@ class EnergyScore:
 class LikelihoodScore:
     """-log q(s | c, a) of the whole next state, as it is: not held against the model's own draws."""
 
-    names = (WHOLE,)
+    names: tuple[str, ...] = (WHOLE,)
 
     def __init__(self, model: TrajectoryModel) -> None:
         if not mixture_known(model):
@@ -210,11 +212,11 @@ class ErrorScore:
             return step.x - (mixture.log_weights.exp()[..., None] * mixture.means).sum(1)
         if model.conditioning == "joint":
             raise InputError(
-                f"monitor: a joint model of kind '{model.kind}' does not predict under an action; accepted are "
-                "models of conditioning actions or states"
+                f"monitor: a joint model of kind '{model.kind}' does not predict under an action; accepted "
+                "are models of conditioning actions or states"
             )
         many = 1 if isinstance(model, FCModel) else self.draws
-        drawn = model._sample_window(repeat(step.condition, many), self.generator)
+        drawn = model._sample_window(dict(repeat(step.condition, many)), self.generator)
         return step.x - drawn.view(len(step.x), many, -1).mean(1)
 
     def fit(self, errors: Tensor) -> None:
@@ -234,7 +236,7 @@ class VarianceScore:
     It looks at the context alone: it says that a prediction is unsure, not that it was wrong.
     """
 
-    names = (WHOLE,)
+    names: tuple[str, ...] = (WHOLE,)
 
     def __init__(self, model: TrajectoryModel) -> None:
         if not isinstance(model, GaussianModel):
@@ -314,7 +316,7 @@ def negative_log_density(mixture: Mixture, x: Tensor, groups: Sequence[list[int]
 
 
 def normal_scores(mixture: Mixture, x: Tensor) -> Tensor:
-    """|z| (B, P) of points x (B, P): the standard normal with the same probability beyond, each dimension alone.
+    """|z| (B, P) of points x (B, P), each dimension alone: where a standard normal has as much beyond it.
 
     From the smaller tail, in double precision.
     """

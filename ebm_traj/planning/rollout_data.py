@@ -73,6 +73,7 @@ class Rollout:
         """
         horizon = self.futures.shape[2]
         known = self.planned_at + horizon < len(self.states)
+        known &= np.isfinite(self.futures).all((1, 2, 3))  # a deadline may have cut some short
         names = ("chosen_error", "best_error", "persistence_error", "energy_score")
         if not known.any():
             return dict.fromkeys(names, float("nan"))
@@ -127,13 +128,13 @@ class Rollout:
 
     def plot(self, path: str | Path) -> None:
         """Draw futures over what happened, energies and timings to a PNG, see `rollout_view`."""
-        from ebm_traj.trajectory.rollout_view import plot_rollout
+        from ebm_traj.planning.rollout_view import plot_rollout
 
         plot_rollout(self, Path(path))
 
     def video(self, path: str | Path, fps: int = 25) -> None:
         """Write a video of the episode, plans as ghosts where the environment can be drawn from states."""
-        from ebm_traj.trajectory.rollout_view import write_video
+        from ebm_traj.planning.rollout_view import write_video
 
         write_video(self, Path(path), fps)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ebm_traj.errors import InputError
 
 if TYPE_CHECKING:
-    from ebm_traj.trajectory.rollout_data import Rollout
+    from ebm_traj.planning.rollout_data import Rollout
 
 TRUTH, PLAN, CHOSEN = "#222222", "#d1495b", "#7a1f2d"
 PANELS = 6

@@ -1,7 +1,7 @@
 """`rollout`: a model drives an environment, sampling futures of what it has seen and acting on one."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +11,26 @@ from torch import Tensor
 
 from ebm_traj.core.seeding import seeded_generator
 from ebm_traj.errors import InputError
+from ebm_traj.planning.energies import FutureEnergy
+from ebm_traj.planning.plan import Plan, Planner
+from ebm_traj.planning.rollout_data import Rollout
+from ebm_traj.planning.sampling import Method, PlannerConfig, SamplingPlanner
 from ebm_traj.spec import flatten_observation
 from ebm_traj.trajectory.files import load
 from ebm_traj.trajectory.model import TrajectoryModel
-from ebm_traj.trajectory.rollout_data import Rollout
-
-FutureEnergy = Callable[[Tensor], Tensor]
-"""A wish about futures: raw states (M, H, D) to energies (M,), low where the wish is met."""
-
-ACTION_MEMORY = 0.85  # of the smooth random actions tried with an action-conditional model
-ACTION_SPREAD = 0.6
 
 
 def rollout(
     env: Any,
-    model: TrajectoryModel | str | Path,
+    model: TrajectoryModel | Planner | str | Path,
     steps: int = 100,
     *,
     futures: int = 64,
     horizon: int = 16,
     replan_every: int = 1,
+    replan_beyond: float | None = None,
+    method: Method = "resampling",
+    deadline_ms: float | None = None,
     seed: int = 0,
     energies: Mapping[str, FutureEnergy] | FutureEnergy | None = None,
     callback: Callable[[int, Callable[[], Rollout]], None] | None = None,
@@ -38,15 +38,19 @@ def rollout(
 ) -> Rollout:
     """Drive `env` for up to `steps` steps with plans sampled from `model`.
 
-    At every replanning `futures` continuations of `horizon` steps are sampled from the last observed
-    frames, the one of lowest energy (the model's own plus the given `energies`) is chosen, and its first
-    `replan_every` steps are acted: by the actions it was sampled under if the model is action-conditional,
-    else by the model's inverse dynamics.
+    At every replanning `futures` continuations of `horizon` steps are sampled from the last observed frames.
+    The one that meets the given `energies` best, or without any the one of lowest model energy, is chosen,
+    and its first `replan_every` steps are acted: by its actions if the model is joint or action-conditional,
+    else by the model's inverse dynamics. How candidates are found is `method`, see `PlannerConfig`.
 
     `env` is any Gymnasium environment with a Box (or Dict of Box) observation and a Box action, or its id;
-    `model` a trajectory model or the folder of one. `energies` are plain functions of futures (M, H, D) in
-    raw units to (M,). `callback(t, so_far)` is called after each step; `so_far()` builds the rollout until
-    then.
+    `model` a trajectory model, the folder of one or the name of a pretrained one, or a planner of your own
+    (`futures`, `horizon`, `method` and `energies` are then its business). `energies` are plain functions of
+    futures (M, H, D) in raw units to (M,), see `planning.energies`. With `replan_beyond` a plan is also given
+    up as soon as what is observed is further than so many standard deviations (root mean square over the
+    predicted dimensions, each in units of its one-step change) from what was planned. `deadline_ms` bounds
+    the milliseconds of a planning: the best plan so far is then taken. `callback(t, so_far)` is called after
+    each step; `so_far()` builds the rollout until then.
 
     Raises InputError, before the first step, if the environment does not fit the model and says where.
     """
@@ -55,28 +59,44 @@ def rollout(
             f"rollout: steps {steps}, futures {futures}, horizon {horizon}, replan_every {replan_every}; "
             "accepted are 1 and more, and replan_every up to the horizon"
         )
+    if deadline_ms is not None and not deadline_ms > 0:
+        raise InputError(f"rollout: deadline_ms {deadline_ms}; it must be above 0")
     own_env = isinstance(env, str)
     env = open_env(env) if own_env else env
-    model = load(model) if isinstance(model, str | Path) else model
-    wishes = _named(energies)
+    if isinstance(model, str | Path):
+        model = load(model)
+    if isinstance(model, TrajectoryModel):
+        config = PlannerConfig(futures=futures, horizon=horizon, method=method)
+        planner: Planner = SamplingPlanner(model, config, energies)
+    else:
+        planner, model = model, model.model
     generator = seeded_generator(model.device, "rollout", seed)
     settings = {"seed": seed, "futures": futures, "horizon": horizon, "replan_every": replan_every}
-    log = _Log(model, env, settings)
+    log = _Log(model, env, {**settings, "planner": type(planner).__name__})
     try:
         check_fit(env, model)
         observation, _ = env.reset(seed=seed)
+        planner.reset()
         log.see(observation, env, record_frames)
+        plan, ahead = None, 0
         for t in range(steps):
-            if t % replan_every == 0:
+            if (
+                plan is None
+                or ahead >= min(replan_every, plan.horizon)
+                or log.parted(plan, ahead, replan_beyond)
+            ):
                 began = time.perf_counter()
-                plan = _plan(model, log.context(), log.past_actions(), futures, horizon, wishes, generator)
-                log.planned(t, *plan, milliseconds=1000 * (time.perf_counter() - began))
-                sampled, actions, _, best = plan
-            ahead = t % replan_every
+                deadline = None if deadline_ms is None else began + deadline_ms / 1000
+                seen = log.context(), log.past_actions()
+                plan = planner.plan(*seen, generator, ahead=ahead, deadline=deadline)
+                log.planned(t, plan, milliseconds=1000 * (time.perf_counter() - began))
+                ahead = 0
+            actions = plan.chosen_actions()
             if actions is not None:
-                action = actions[best, ahead]
+                action = actions[0, ahead]
             else:
-                action = model.act(log.context(), sampled[best, ahead][None])[0]
+                action = model.act(log.context(), plan.chosen_states()[:, ahead])[0]
+            ahead += 1
             chosen = action.cpu().numpy().astype(env.action_space.dtype)
             began = time.perf_counter()
             observation, reward, terminated, truncated, info = env.step(chosen)
@@ -91,51 +111,6 @@ def rollout(
         if own_env:
             env.close()
     return log.result()
-
-
-def _plan(
-    model: TrajectoryModel,
-    context: Tensor,
-    past_actions: Tensor,
-    count: int,
-    horizon: int,
-    wishes: Mapping[str, FutureEnergy],
-    generator: torch.Generator,
-) -> tuple[Tensor, Tensor | None, Tensor, int]:
-    """Futures (M, H, D), the actions (M, H, A) that go with them, energies (M,), the best one."""
-    actions = None
-    seen = {"past_actions": past_actions} if model.action_history else {}
-    if model.conditioning == "joint":
-        sampled, actions = model.sample_with_actions(context, horizon, count, generator=generator, **seen)
-    elif model.conditioning == "actions":
-        actions = smooth_actions(model, past_actions[0, -1], count, horizon, generator)[None]
-        sampled = model.sample(context, horizon, count, actions=actions, generator=generator, **seen)
-    else:
-        sampled = model.sample(context, horizon, count, generator=generator)
-    total = torch.zeros(count, device=sampled.device)
-    if model.has_energy and horizon >= model.window_frames:
-        with torch.no_grad():
-            total = model.path_energy(context, sampled, actions, **seen)[0]
-    for name, wish in wishes.items():
-        value = wish(sampled[0])
-        if value.shape != (count,):
-            raise InputError(f"energy '{name}': gave shape {tuple(value.shape)}; accepted is ({count},)")
-        total = total + value
-    return sampled[0], None if actions is None else actions[0], total, int(total.argmin())
-
-
-def smooth_actions(
-    model: TrajectoryModel, last: Tensor, count: int, horizon: int, generator: torch.Generator
-) -> Tensor:
-    """Random action sequences (M, H, A) that start from the last action and change smoothly."""
-    scaled = model.scale_actions(last).expand(count, -1)
-    fresh = ACTION_SPREAD * (1 - ACTION_MEMORY**2) ** 0.5
-    steps = []
-    for _ in range(horizon):
-        noise = torch.empty_like(scaled).normal_(generator=generator)
-        scaled = (ACTION_MEMORY * scaled + fresh * noise).clamp(-1, 1)
-        steps.append(scaled)
-    return model.unscale_actions(torch.stack(steps, dim=1))
 
 
 def open_env(env_id: str, **kwargs: Any) -> Any:
@@ -181,12 +156,6 @@ def check_fit(env: Any, model: TrajectoryModel) -> None:
         raise InputError(f"env: its state differs from the model's: {difference}")
 
 
-def _named(energies: Mapping[str, FutureEnergy] | FutureEnergy | None) -> Mapping[str, FutureEnergy]:
-    if energies is None:
-        return {}
-    return energies if isinstance(energies, Mapping) else {"energy": energies}
-
-
 class _Log:
     """Collects a rollout as it happens."""
 
@@ -212,16 +181,19 @@ class _Log:
         if record_frames and (frame := env.render()) is not None:
             self.frames.append(np.asarray(frame))
 
-    def planned(
-        self,
-        t: int,
-        futures: Tensor,
-        actions: Tensor | None,
-        energies: Tensor,
-        best: int,
-        milliseconds: float,
-    ) -> None:
-        self.plans.append((t, futures.cpu().numpy(), energies.cpu().numpy(), best, milliseconds))
+    def planned(self, t: int, plan: Plan, milliseconds: float) -> None:
+        futures, energies = plan.states[0].cpu().numpy(), plan.energies[0].cpu().numpy()
+        self.plans.append((t, futures, energies, int(plan.chosen[0]), milliseconds))
+
+    def parted(self, plan: Plan, ahead: int, beyond: float | None) -> bool:
+        """Whether the last observed frame is too far from the planned one."""
+        if beyond is None or ahead == 0:
+            return False
+        spec = self.model.spec
+        assert spec.change_std is not None
+        planned = plan.chosen_states()[0, ahead - 1].cpu().numpy()
+        off = spec.align(np.stack([planned, self.observed[-1]]))[1] - spec.align(planned[None])[0]
+        return bool(np.sqrt(np.mean((off / spec.change_std)[spec.moving] ** 2)) > beyond)
 
     def did(self, action: np.ndarray, reward: float, info: Mapping[str, Any], milliseconds: float) -> None:
         self.done.append((action, reward, bool(info.get("is_success", False)), milliseconds))
@@ -247,7 +219,7 @@ class _Log:
             actions=np.stack(actions).astype(np.float32),
             rewards=np.array(rewards),
             success=np.array(success),
-            futures=np.stack(futures),
+            futures=_stack(futures),
             energies=np.stack(energies).astype(np.float64),
             chosen=np.array(chosen),
             planned_at=np.array(planned_at),
@@ -256,3 +228,10 @@ class _Log:
             meta=dict(self.meta),
             frames=list(self.frames),
         )
+
+
+def _stack(futures: Sequence[np.ndarray]) -> np.ndarray:
+    """(R, M, H, D) of futures that a deadline may have cut short: NaN after the last frame of a short one."""
+    longest = max(array.shape[1] for array in futures)
+    widths = [((0, 0), (0, longest - array.shape[1]), (0, 0)) for array in futures]
+    return np.stack([np.pad(a, w, constant_values=np.nan) for a, w in zip(futures, widths, strict=True)])

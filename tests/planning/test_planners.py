@@ -1,0 +1,153 @@
+"""Planners on a point that moves as it is told: s' = s + 0.1 a + noise, goal where a user wants it."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from ebm_traj.errors import InputError
+from ebm_traj.planning.cem import CEMConfig, CEMPlanner
+from ebm_traj.planning.policy import PlanningPolicy
+from ebm_traj.planning.sampling import PlannerConfig, SamplingPlanner, systematic
+from ebm_traj.spec import StateSpec
+from ebm_traj.trajectory.model import TrajectoryModel
+
+SPEED, NOISE = 0.1, 0.01
+
+
+class Point(TrajectoryModel):
+    """A joint model whose own actions are uniform, in two dimensions."""
+
+    kind, conditioning = "point", "joint"
+    context_frames, window_frames, action_history, has_energy = 2, 1, 0, False
+    slow = 0.0
+
+    def __init__(self, conditioning="joint"):
+        torch.nn.Module.__init__(self)
+        self.conditioning = conditioning
+        self.action_centre, self.action_half = torch.zeros(2), torch.ones(2)
+        self.calls = 0
+
+    device = torch.device("cpu")
+
+    def _follow_window(self, condition, actions, generator):
+        raise AssertionError
+
+    def sample(self, context, horizon, num_samples, *, actions=None, past_actions=None, generator=None):
+        self.calls += 1
+        time.sleep(self.slow)
+        actions = actions.expand(-1, num_samples, -1, -1)
+        noise = NOISE * torch.empty_like(actions).normal_(generator=generator)
+        return context[:, -1, None, None] + (SPEED * actions + noise).cumsum(2)
+
+    def sample_with_actions(self, context, horizon, num_samples, *, past_actions=None, generator=None):
+        actions = torch.empty(len(context), num_samples, horizon, 2).uniform_(-1, 1, generator=generator)
+        return self.sample(context, horizon, num_samples, actions=actions, generator=generator), actions
+
+
+def to(x, y):
+    target = torch.tensor([x, y])
+    return lambda states: (states - target).norm(dim=-1).mean(-1)
+
+
+def present(batch=3):
+    return torch.zeros(batch, 2, 2), torch.zeros(batch, 1, 2)
+
+
+def plan_with(planner, batch=3, seed=0, **kwargs):
+    return planner.plan(*present(batch), torch.Generator().manual_seed(seed), **kwargs)
+
+
+def chosen_energy(planner, **kwargs):
+    plan = plan_with(planner, **kwargs)
+    return float(plan.energies[torch.arange(len(plan.chosen)), plan.chosen].mean())
+
+
+def test_systematic_resampling_keeps_shares():
+    weights = torch.tensor([[0.5, 0.25, 0.25, 0.0], [0.0, 0.0, 0.0, 1.0]])
+    kept = systematic(weights, torch.Generator().manual_seed(0))
+    assert kept[0].bincount(minlength=4).tolist() == [2, 1, 1, 0] and kept[1].tolist() == [3, 3, 3, 3]
+
+
+def test_resampling_comes_nearer_than_shooting_and_rounds_nearer_still():
+    def of(method, rounds=1):
+        config = PlannerConfig(futures=64, horizon=12, method=method, rounds=rounds, settle=0.0)
+        return chosen_energy(SamplingPlanner(Point(), config, to(1.0, 0.0)), batch=8)
+
+    shooting, resampling, rounds = of("shooting"), of("resampling"), of("resampling", rounds=4)
+    assert shooting > resampling + 0.02 and resampling > rounds + 0.02
+    best = np.mean([1.0 - SPEED * t for t in range(1, 13) if SPEED * t <= 1] + [0, 0])
+    assert rounds < 1.35 * best
+
+
+def test_the_last_plan_is_taken_up_again():
+    planner = SamplingPlanner(Point(), PlannerConfig(futures=64, horizon=8, rounds=1), to(1.0, 0.0))
+    first = chosen_energy(planner)
+    later = [chosen_energy(planner, seed=seed, ahead=0) for seed in range(1, 8)]
+    assert later[-1] < first - 0.02  # the same present, planned again and again
+    planner.reset()
+    assert chosen_energy(planner) == pytest.approx(first)
+
+
+def test_cem_finds_the_straight_way_and_needs_wishes():
+    plan = plan_with(CEMPlanner(Point("actions"), CEMConfig(rounds=8, horizon=6), to(1.0, 0.0)))
+    actions = plan.chosen_actions()
+    assert float(actions[..., 0].mean()) > 0.8 and float(actions[..., 1].abs().mean()) < 0.35
+    with pytest.raises(InputError, match="needs energies"):
+        CEMPlanner(Point("actions"))
+    with pytest.raises(InputError, match="without actions"):
+        CEMPlanner(Point("states"), energies=to(0, 0))
+
+
+def test_an_action_conditional_model_is_planned_with_too():
+    config = PlannerConfig(futures=64, horizon=8, rounds=5, settle=0.0)
+    planner = SamplingPlanner(Point("actions"), config, to(0.0, 1.0))
+    assert float(plan_with(planner).chosen_states()[:, -1, 1].mean()) > 0.4
+
+
+def test_a_deadline_cuts_the_plan_short_but_gives_one():
+    model = Point()
+    model.slow = 0.02
+    planner = SamplingPlanner(model, PlannerConfig(futures=8, horizon=40), to(1.0, 0.0))
+    began = time.perf_counter()
+    plan = plan_with(planner, deadline=began + 0.05)
+    assert time.perf_counter() - began < 0.5
+    assert 1 <= plan.horizon < 40 and plan.states.shape[2] == plan.actions.shape[2]
+    assert not plan.settled
+
+
+def test_the_policy_reaches_the_goal_in_many_environments_at_once():
+    names = ("x", "y")
+    spec = StateSpec(names=names, kinds=("position", "position"), indices=(0, 1), observation_size=2)
+    planner = SamplingPlanner(Point(), PlannerConfig(futures=32, horizon=6), to(0.5, 0.0))
+    policy = PlanningPolicy(planner, spec, np.zeros(2), replan_every=2)
+    policy.reset([1, 2, 3, 4])
+    states, actions = np.zeros((4, 2), np.float32), np.full((4, 2), np.nan, np.float32)
+    for _ in range(14):
+        actions = policy.act(states, actions)
+        assert actions.shape == (4, 2) and np.abs(actions).max() <= 1
+        states = states + SPEED * actions
+    assert np.linalg.norm(states - [0.5, 0.0], axis=1).max() < 0.2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"futures": 0}, "futures: 0"),
+        ({"method": "magic"}, "accepted are shooting"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"warm_share": 1.0}, "warm share"),
+    ],
+)
+def test_settings_that_make_no_sense_say_so(settings, message):
+    with pytest.raises(InputError, match=message):
+        PlannerConfig(**settings)
+
+
+def test_langevin_needs_an_energy_and_a_wish_gives_one_number_a_future():
+    with pytest.raises(InputError, match="has no energy"):
+        SamplingPlanner(Point(), PlannerConfig(method="langevin"))
+    planner = SamplingPlanner(Point(), PlannerConfig(futures=4, horizon=3), {"bad": lambda s: s.mean()})
+    with pytest.raises(InputError, match="energy 'bad': gave shape"):
+        plan_with(planner)
