@@ -13,12 +13,12 @@ from ebm_traj.spec import StateSpec
 
 if TYPE_CHECKING:
     from ebm_traj.datasets.recording import Recording
+    from ebm_traj.planning.rollout import rollout
+    from ebm_traj.planning.rollout_data import Rollout
     from ebm_traj.trajectory.ebm import EBMConfig, TrajectoryEBM
     from ebm_traj.trajectory.fc import FCConfig, FCModel
     from ebm_traj.trajectory.files import load
     from ebm_traj.trajectory.model import NetworkConfig, TrajectoryModel
-    from ebm_traj.planning.rollout import rollout
-    from ebm_traj.planning.rollout_data import Rollout
     from ebm_traj.trajectory.training import TrainSettings, train
 
 __version__ = "0.1.0"

@@ -9,8 +9,8 @@ from ebm_traj.cli import json_object, run
 from ebm_traj.core.backends import SamplerBackend, set_backend
 from ebm_traj.envs.gl import choose_backend
 from ebm_traj.errors import InputError
-from ebm_traj.trajectory.files import load
 from ebm_traj.planning.rollout import check_fit, open_env, rollout
+from ebm_traj.trajectory.files import load
 
 
 @dataclasses.dataclass

@@ -143,13 +143,11 @@ class MLPGradient:
 
 @dataclasses.dataclass(frozen=True)
 class ResidualForm:
-    """Blocks h + O silu(A silu(h) + S silu(h_0) + a) + o over h_0 = first + x W_x, then last . silu(h) + b.
+    """Blocks h + O silu(A silu(h) + S silu(h_0) + a) + o; in the first one h = h_0.
 
-    What the condition adds, `first`, is no part of it: the form stays while the weights do.
+    What the condition adds to h_0 is no part of it: the form stays while the weights do.
     """
 
-    x_weight: Tensor
-    """(n, width)"""
     start: Tensor
     """(width, depth width): what silu(h_0) adds to each block; in the first also as its h, A_0 + S_0."""
     start_bias: Tensor
@@ -158,24 +156,29 @@ class ResidualForm:
     """(width, width) each: A of the blocks but the first."""
     outer: tuple[tuple[Tensor, Tensor], ...]
     """O (width, width) and o (width,) of each block."""
-    last: Tensor
-    last_bias: Tensor
 
 
 class ResidualGradient:
-    """The blocks of `ResidualForm`; their parts of silu(h_0) are one matrix product."""
+    """last . silu(h) + b after the blocks of `form` over h_0 = first + x W_x.
 
-    def __init__(self, form: ResidualForm, first: Tensor) -> None:
-        """`first` (B, width): what the condition adds to h_0."""
+    What all blocks see of h_0 is one matrix product.
+    """
+
+    def __init__(
+        self, form: ResidualForm, x_weight: Tensor, last: Tensor, last_bias: Tensor, first: Tensor
+    ) -> None:
+        """`x_weight` (n, width), `last` (width,), `last_bias` 0-d, `first` (B, width)."""
         self.form = form
+        self.x_weight, self.last, self.last_bias = x_weight, last, last_bias
         self.first = first
         self._shape: tuple[int, ...] = ()
 
     def rows(self, start: int, stop: int) -> "ResidualGradient":
-        return ResidualGradient(self.form, self.first[start:stop])
+        first = self.first[start:stop]
+        return ResidualGradient(self.form, self.x_weight, self.last, self.last_bias, first)
 
     def _prepare(self, x: Tensor) -> None:
-        width, depth = self.form.x_weight.shape[1], len(self.form.outer)
+        width, depth = self.x_weight.shape[1], len(self.form.outer)
         self._shape = tuple(x.shape)
         self._silus = [Silu(x, width) for _ in range(depth + 1)]  # of h_0, h_1, ..., h_depth
         self._inner_silus = [Silu(x, width) for _ in range(depth)]
@@ -189,7 +192,7 @@ class ResidualGradient:
         if self._shape != x.shape:
             self._prepare(x)
         form, h, back, depth = self.form, self._h, self._back, len(self.form.outer)
-        torch.addmm(self.first, x, form.x_weight, out=h)
+        torch.addmm(self.first, x, self.x_weight, out=h)
         activated = self._silus[0](h)
         torch.addmm(form.start_bias, activated, form.start, out=self._seen)
         for k, (outer, bias) in enumerate(form.outer):
@@ -199,9 +202,9 @@ class ResidualGradient:
             h.addmm_(self._inner_silus[k](z), outer).add_(bias)
             activated = self._silus[k + 1](h)
         if need_value:
-            torch.mv(activated, form.last, out=self._value).add_(form.last_bias)
+            torch.mv(activated, self.last, out=self._value).add_(self.last_bias)
 
-        g = torch.mul(self._silus[depth].slope, form.last, out=h)
+        g = torch.mul(self._silus[depth].slope, self.last, out=h)
         for k in range(depth - 1, -1, -1):
             at_z = self._blocks[k]
             torch.mm(g, form.outer[k][0].t(), out=back)
@@ -211,7 +214,7 @@ class ResidualGradient:
                 g.addcmul_(back, self._silus[k].slope)
         torch.mm(self._seen, form.start.t(), out=back)
         g.addcmul_(back, self._silus[0].slope)
-        return self._value, torch.mm(g, form.x_weight.t(), out=self._out)
+        return self._value, torch.mm(g, self.x_weight.t(), out=self._out)
 
 
 class TemporalGradient:

@@ -193,7 +193,9 @@ class MixtureProposal(Proposal):
     @torch.no_grad()
     def draws(self, condition: Condition, times: int, generator: torch.Generator | None = None) -> Tensor:
         # the network is asked once for each row
-        logits, means, scales = (values.repeat_interleave(times, dim=0) for values in self._numbers(condition))
+        logits, means, scales = (
+            values.repeat_interleave(times, dim=0) for values in self._numbers(condition)
+        )
         return self._draw(logits, means, scales, generator).x
 
     def _draw(

@@ -49,13 +49,16 @@ class ConditionalNetwork(nn.Module):
         raise TypeError(f"{type(self).__name__} does not define forward")
 
     _prepared: tuple[tuple[tuple[int, int], ...], Any] | None = None
+    _all_weights: list[nn.Parameter] | None = None  # walking over modules takes longer than looking at them
 
     def prepared(self, make: Callable[[], T]) -> T:
         """What `make` derives from the weights, kept in evaluation mode for as long as they stay the same."""
         capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
         if self.training or capturing:  # a graph is to read the weights themselves, at each replay
             return make()
-        state = tuple((weights.data_ptr(), weights._version) for weights in self.parameters())
+        if self._all_weights is None:
+            self._all_weights = list(self.parameters())
+        state = tuple((weights.data_ptr(), weights._version) for weights in self._all_weights)
         if self._prepared is None or self._prepared[0] != state:
             self._prepared = state, make()
         return cast(T, self._prepared[1])
@@ -145,29 +148,44 @@ class ResidualMLP(ConditionalNetwork):
 
     def forward(self, encoded: Tensor, x: Tensor | None = None, level: Tensor | None = None) -> Tensor:
         hidden = start = add_inputs(encoded, self.x, x, self.level, level)
+        if not (self.training or torch.is_grad_enabled()):
+            return self._without_graph(start)
         for block in self.blocks:
             hidden = block(hidden, start)
         return self.out(hidden)
 
+    def _without_graph(self, start: Tensor) -> Tensor:
+        """The same in fewer and smaller products, see `ResidualForm`."""
+        trunk, width = self.prepared(self._trunk), start.shape[1]
+        activated = nn.functional.silu(start)
+        seen = torch.addmm(trunk.start_bias, activated, trunk.start)
+        hidden = start
+        for k, (outer, bias) in enumerate(trunk.outer):
+            z = seen[:, k * width : (k + 1) * width]
+            if k:
+                z.addmm_(activated, trunk.inner[k - 1])
+            hidden = torch.addmm(hidden, nn.functional.silu(z), outer).add_(bias)
+            activated = nn.functional.silu(hidden)
+        last = cast(nn.Linear, self.out[1])
+        return nn.functional.linear(activated, last.weight, last.bias)
+
     @torch.no_grad()
     def input_gradient(self, encoded: Tensor, level: Tensor | None = None) -> ResidualGradient:
         first = add_inputs(encoded, None, None, self.level, level)
-        return ResidualGradient(self.prepared(self._form), first)
+        last = cast(nn.Linear, self.out[1])
+        trunk = self.prepared(self._trunk)
+        return ResidualGradient(trunk, x_weight(self.x), only_output(last), last.bias[0], first)
 
     @torch.no_grad()
-    def _form(self) -> ResidualForm:
+    def _trunk(self) -> ResidualForm:
         blocks = cast(list[ConditionedBlock], list(self.blocks))
         inner = [block.inner.weight.t().chunk(2) for block in blocks]  # of h, and of h_0
         start = [inner[0][0] + inner[0][1], *(of_start for _, of_start in inner[1:])]
-        last = cast(nn.Linear, self.out[1])
         return ResidualForm(
-            x_weight=x_weight(self.x),
             start=torch.cat(start, dim=1),
             start_bias=torch.cat([block.inner.bias for block in blocks]),
             inner=tuple(of_hidden for of_hidden, _ in inner[1:]),
             outer=tuple((block.outer.weight.t(), block.outer.bias) for block in blocks),
-            last=only_output(last),
-            last_bias=last.bias[0],
         )
 
 

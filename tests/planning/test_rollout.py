@@ -11,11 +11,11 @@ from ebm_traj.core.contrastive import ContrastiveConfig
 from ebm_traj.core.langevin import LangevinConfig
 from ebm_traj.core.trainer import TrainerConfig
 from ebm_traj.errors import InputError
+from ebm_traj.planning.rollout import rollout
+from ebm_traj.planning.rollout_data import Rollout
 from ebm_traj.trajectory.ebm import EBMConfig
 from ebm_traj.trajectory.fc import FCConfig
 from ebm_traj.trajectory.model import NetworkConfig
-from ebm_traj.planning.rollout import rollout
-from ebm_traj.planning.rollout_data import Rollout
 from ebm_traj.trajectory.training import TrainSettings, train
 
 NETWORK = NetworkConfig(context_frames=2, width=32, depth=2, architecture="mlp")

@@ -1,0 +1,269 @@
+"""`Monitor`: is what happens still what the model knows? Surprise per step, accumulated to an alarm.
+
+Each score of a step (`surprise.Score`) is put in standard deviations of fault-free steps, s_t, and runs into
+a sum that forgets what is usual (CUSUM, Page 1954): S_t = max(0, S_{t-1} + s_t - d), d a quantile of s on
+fault-free steps, so that light and heavy tails are treated alike. Each sum is in units
+of how far it gets in a fault-free episode, and the monitor's level is the largest of them. The alarm is at
+the level which a stated share of fault-free episodes exceeds.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from ebm_traj.errors import InputError
+from ebm_traj.planning.surprise import EnergyScore, ErrorScore, Score, mixture_known
+from ebm_traj.trajectory.ebm import TrajectoryEBM
+from ebm_traj.trajectory.model import TrajectoryModel
+
+Array = NDArray[np.float64]
+
+# quantile of fault-free steps above which surprise accumulates: of many scores only the rare counts
+USUAL, USUAL_OF_ONE = 0.97, 0.8
+UNCALIBRATED_DRIFT = 3.0  # standard deviations, before that quantile is known
+LARGEST = 20.0  # standard deviations; a step counts no more than this
+SMALLEST_REACH = 1.0
+ROWS = 512  # steps scored at once; bounds memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """What a monitor knows of fault-free episodes, for each of its K scores."""
+
+    mean: Array
+    """(K,) of a score over steps."""
+    spread: Array
+    """(K,) standard deviation over steps."""
+    reach: Array
+    """(K,) mean over episodes of the largest sum."""
+    drift: Array
+    """(K,) standard deviations in a step that are not worth remembering."""
+    threshold: float
+    """Level of the alarm."""
+    false_alarm_rate: float
+    """Share of fault-free episodes that may exceed it."""
+    episodes: int
+    """Episodes that threshold was set on."""
+
+    @classmethod
+    def none(cls, scores: int) -> "Calibration":
+        """Scores as they are, and no alarm."""
+        ones = np.ones(scores)
+        return cls(0 * ones, ones, ones, UNCALIBRATED_DRIFT * ones, math.inf, 0.0, 0)
+
+
+class Monitor:
+    """Watches an environment through a model; feed it each step by `update`.
+
+    By default by energies (`EnergyScore`), or, of a model without a density, by prediction errors.
+    Before `calibrate` a surprise is the score as it is, and there is no alarm.
+    """
+
+    def __init__(
+        self, model: TrajectoryModel, score: Score | None = None, *, usual: float | None = None, seed: int = 0
+    ) -> None:
+        """`usual` is the share of fault-free steps that accumulate to nothing; by default 0.97, of a score of
+        the whole state alone 0.8."""
+        if usual is not None and not 0 <= usual < 1:
+            raise InputError(f"usual share of steps: {usual}; accepted are numbers from 0 up and below 1")
+        self.model = model
+        self.score = score or default_score(model, seed)
+        one = len(self.score.names) == 1
+        self.usual = usual if usual is not None else USUAL_OF_ONE if one else USUAL
+        self.calibration = Calibration.none(len(self.score.names))
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what has accumulated, for a new episode."""
+        self.sums: Array = np.zeros(len(self.score.names))
+
+    @property
+    def level(self) -> float:
+        """What has accumulated, the largest of all sums."""
+        return float(self.sums.max())
+
+    @property
+    def alarm(self) -> bool:
+        """Whether the level is above the threshold."""
+        return self.level > self.calibration.threshold
+
+    def update(
+        self,
+        context: ArrayLike | Tensor,
+        next_frame: ArrayLike | Tensor,
+        action: ArrayLike | Tensor | None = None,
+        past_actions: ArrayLike | Tensor | None = None,
+    ) -> float:
+        """Take in one step and return its surprise, that of the whole state, in standard deviations.
+
+        `next_frame` (D,) followed the context (C, D) after `action` (A,); `past_actions` (K, A) led to the
+        context's last frame. A leading dimension of one is accepted. Raises InputError for other shapes.
+        """
+        step = [
+            self._one(value, dims)
+            for value, dims in ((context, 2), (next_frame, 1), (action, 1), (past_actions, 2))
+        ]
+        scores = self.score(*step).cpu().double().numpy()[0]  # type: ignore[arg-type]
+        standard = self.standard(scores)
+        self.sums = self._add(self.sums, standard)
+        return float(standard[0])
+
+    def _one(self, value: ArrayLike | Tensor | None, dims: int) -> Tensor | None:
+        if value is None:
+            return None
+        tensor = torch.as_tensor(value if isinstance(value, Tensor) else np.asarray(value))
+        tensor = tensor.to(self.model.device, torch.float32)
+        if tensor.dim() == dims:
+            tensor = tensor[None]
+        if tensor.dim() != dims + 1 or len(tensor) != 1:
+            raise InputError(
+                f"monitor: shape {tuple(tensor.shape)}; accepted is one step of {dims} dimensions"
+            )
+        return tensor
+
+    # --- whole episodes -----------------------------------------------------------------------------------
+
+    def scores(
+        self,
+        states: ArrayLike,
+        actions: ArrayLike,
+        begin: ArrayLike | None = None,
+        end: ArrayLike | None = None,
+    ) -> Array:
+        """Scores (N, T, K) of episodes of states (N, T + 1, D) and actions (N, T, A).
+
+        [n, t] is of the step from frame t to t + 1; NaN while a context is not full, and outside of steps
+        `begin` (N,) to `end` (N,), not included.
+        """
+        frames, done = self._check(states, actions)
+        episodes, steps = done.shape[:2]
+        first = np.broadcast_to(0 if begin is None else np.asarray(begin), episodes)
+        last = np.broadcast_to(steps if end is None else np.asarray(end), episodes)
+        least = max(self.model.context_frames - 1, self.model.action_history)
+        found = np.full((episodes, steps, len(self.score.names)), np.nan)
+        time = np.arange(steps)
+        chosen = (time >= np.maximum(first, least)[:, None]) & (time < last[:, None])
+        rows = np.argwhere(chosen)
+        for i in range(0, len(rows), ROWS):
+            n, t = rows[i : i + ROWS].T
+            found[n, t] = self.score(*self._steps(frames, done, n, t)).cpu().double().numpy()
+        return found
+
+    def _steps(
+        self, frames: Tensor, done: Tensor, n: NDArray[np.intp], t: NDArray[np.intp]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        back, history = self.model.context_frames, self.model.action_history
+        context = frames[n[:, None], t[:, None] + np.arange(1 - back, 1)]
+        past = done[n[:, None], t[:, None] + np.arange(-history, 0)] if history else None
+        return context, frames[n, t + 1], done[n, t], past
+
+    def surprise(self, states: ArrayLike, actions: ArrayLike) -> Array:
+        """Surprise (N, T) of each step of episodes, as `update` gives it; NaN before a context is full."""
+        return self.standard(self.scores(states, actions))[..., 0]
+
+    def levels(self, states: ArrayLike, actions: ArrayLike) -> Array:
+        """The accumulated level (N, T) after each step of whole episodes."""
+        return self.accumulate(self.scores(states, actions))
+
+    def accumulate(self, scores: Array) -> Array:
+        """Levels (N, T) from scores (N, T, K); a NaN adds nothing."""
+        return self._sums(scores).max(-1)
+
+    def _sums(self, scores: Array) -> Array:
+        standard = self.standard(scores)
+        sums, found = np.zeros(scores.shape[::2]), np.empty(scores.shape)
+        for t in range(scores.shape[1]):
+            found[:, t] = sums = self._add(sums, standard[:, t])
+        return found
+
+    def standard(self, scores: Array) -> Array:
+        """Scores (..., K) in standard deviations of fault-free steps."""
+        return (scores - self.calibration.mean) / self.calibration.spread
+
+    def _add(self, sums: Array, standard: Array) -> Array:
+        """Sums after one more step, in units of their reach."""
+        known = self.calibration
+        step = np.nan_to_num(np.minimum(standard, LARGEST) - known.drift)
+        return np.maximum(0, sums + step / known.reach)
+
+    def calibrate(self, states: ArrayLike, actions: ArrayLike, false_alarm_rate: float = 0.05) -> "Monitor":
+        """Learn from fault-free episodes what is usual, and set the alarm; returns the monitor.
+
+        The first half of the episodes sets the scales. The threshold is the k-th smallest of the largest
+        levels in the n others, k = ceil((n + 1) (1 - rate)): a further fault-free episode of as many steps
+        exceeds it with at most this probability (split conformal prediction, Vovk et al. 2005).
+
+        Raises InputError for a rate outside (0, 1) or too few episodes for it.
+        """
+        if not 0 < false_alarm_rate < 1:
+            raise InputError(f"false alarm rate: {false_alarm_rate}; accepted are numbers between 0 and 1")
+        frames, done = self._check(states, actions)
+        count = len(done)
+        rest = count - count // 2
+        rank = math.ceil((rest + 1) * (1 - false_alarm_rate))
+        if count < 2 or rank > rest:
+            needed = 2 * math.ceil(1 / false_alarm_rate - 1)
+            raise InputError(
+                f"calibration: {count} episodes; a false alarm rate of {false_alarm_rate:g} needs {needed}"
+            )
+        half = count // 2
+        if isinstance(self.score, ErrorScore):
+            self._fit_errors(self.score, frames[:half], done[:half])
+        scores = self.scores(frames, done)
+        mean = np.nanmean(scores[:half], axis=(0, 1))
+        spread = np.maximum(np.nanstd(scores[:half], axis=(0, 1)), 1e-9)
+        drift = np.nanquantile((scores[:half] - mean) / spread, self.usual, axis=(0, 1))
+        kept = Calibration(mean, spread, np.ones(len(mean)), drift, math.inf, false_alarm_rate, rest)
+        self.calibration = kept
+        reach = np.maximum(self._sums(scores[:half]).max(1).mean(0), SMALLEST_REACH)
+        self.calibration = dataclasses.replace(kept, reach=reach)
+        highest = np.sort(self.accumulate(scores[half:]).max(1))
+        self.calibration = dataclasses.replace(self.calibration, threshold=float(highest[rank - 1]))
+        self.reset()
+        return self
+
+    def _fit_errors(self, score: ErrorScore, frames: Tensor, done: Tensor) -> None:
+        steps = done.shape[1]
+        least = max(self.model.context_frames - 1, self.model.action_history)
+        rows = np.array([(n, t) for n in range(len(done)) for t in range(least, steps)])
+        parts = [
+            score.errors(*self._steps(frames, done, *rows[i : i + ROWS].T)) for i in range(0, len(rows), ROWS)
+        ]
+        score.fit(torch.cat(parts))
+
+    def _check(self, states: ArrayLike, actions: ArrayLike) -> tuple[Tensor, Tensor]:
+        model = self.model
+        frames = torch.as_tensor(states if isinstance(states, Tensor) else np.asarray(states))
+        done = torch.as_tensor(actions if isinstance(actions, Tensor) else np.asarray(actions))
+        fits = (
+            frames.dim() == done.dim() == 3
+            and len(frames) == len(done)
+            and frames.shape[1] == done.shape[1] + 1
+            and (frames.shape[2], done.shape[2]) == (model.spec.size, model.action_size)
+        )
+        if not fits:
+            raise InputError(
+                f"episodes: states {tuple(frames.shape)}, actions {tuple(done.shape)}; accepted are "
+                f"(N, T + 1, {model.spec.size}) and (N, T, {model.action_size})"
+            )
+        return frames.to(model.device, torch.float32), done.to(model.device, torch.float32)
+
+
+def default_score(model: TrajectoryModel, seed: int = 0) -> Score:
+    """Energies where the model has a density of the next state, else errors of its mean prediction."""
+    staged = model.conditioning != "joint" or mixture_known(model)
+    if mixture_known(model) or (isinstance(model, TrajectoryEBM) and staged):
+        return EnergyScore(model, seed=seed)
+    return ErrorScore(model, seed=seed)
+
+
+def surprise(model: TrajectoryModel, states: ArrayLike, actions: ArrayLike, *, seed: int = 0) -> Array:
+    """Surprise (N, T) of each step of recorded episodes: states (N, T + 1, D), actions (N, T, A).
+
+    In standard deviations of the model's own energies under the same context and action, see `EnergyScore`.
+    """
+    return Monitor(model, seed=seed).surprise(states, actions)
