@@ -3,6 +3,7 @@
 # make study  the full comparison: data of the trained policy, every model, every column, in ./study; hours on
 #             two cores, less on a GPU. Goes on where it was stopped. Small: make study EPISODES=200 SHORTER=100
 # make bench  speed against named peers
+# make gpu    what needs a CUDA device: its tests, and the speed of chains, training steps and planning on it
 # make lint   ruff and mypy alone
 # Each creates .venv and installs the package there if needed.
 
@@ -17,7 +18,7 @@ EPISODES := 24000
 # training is shorter by this factor
 SHORTER := 1
 
-.PHONY: install lint test demo study bench clean
+.PHONY: install lint test demo study bench gpu clean
 
 install: $(VENV)/installed
 
@@ -55,6 +56,7 @@ demo: install
 # one line a model: folder, then the settings that differ
 define STUDY_MODELS
 ebm --model ebm --conditioning joint --iterations $$((12000 / $(SHORTER)))
+ebm-fast --model ebm --conditioning joint --network.width 128 --correction-width 64 --network.window-frames 2 --iterations $$((10000 / $(SHORTER)))
 ebm-denoising --model ebm --conditioning joint --training denoising --denoising.batch-size 256 --iterations $$((22000 / $(SHORTER)))
 flow --model flow --conditioning joint --iterations $$((33000 / $(SHORTER)))
 diffusion --model diffusion --conditioning joint --iterations $$((33000 / $(SHORTER)))
@@ -82,12 +84,18 @@ study: install
 			--ema-decay 0.998 --validate-every 1000 $$(test -d $(STUDY)/runs/$$name && echo --resume) || exit 1; \
 	done
 	cd $(STUDY)/runs && $(CURDIR)/$(PY) $(CURDIR)/scripts/compare.py --data ../data --out ../report --overwrite \
-		--rollouts 2000 --runs ebm ebm-denoising flow diffusion mixture gaussian fc fc-spectral
+		--rollouts 2000 --runs ebm ebm-fast ebm-denoising flow diffusion mixture gaussian fc fc-spectral
 	cd $(STUDY)/runs && $(CURDIR)/$(PY) $(CURDIR)/scripts/compare.py --data ../data --out ../report-actions \
 		--overwrite --rollouts 2000 --runs ebm-actions fc-actions
 
 bench: install
-	$(PY) scripts/benchmark.py collect
+	$(PY) -m pip install --quiet --editable ".[peers]"
+	for what in chain train plan load collect; do $(PY) scripts/benchmark.py $$what || exit 1; done
+
+gpu: install
+	$(PY) -m pip install --quiet --editable ".[peers,triton]"
+	$(PY) -m pytest tests/core/test_triton_chain.py tests/core/test_graphs.py tests/trajectory/test_gpu.py
+	for what in chain train plan; do $(PY) scripts/benchmark.py $$what --device cuda || exit 1; done
 
 clean:
 	rm -rf $(VENV) .types $(DEMO)

@@ -10,6 +10,7 @@ from ebm_traj.core.backends import SamplerBackend, set_backend
 from ebm_traj.envs.gl import choose_backend
 from ebm_traj.errors import InputError
 from ebm_traj.planning.rollout import check_fit, open_env, rollout
+from ebm_traj.planning.sampling import Method
 from ebm_traj.trajectory.files import load
 
 
@@ -31,6 +32,12 @@ class Args:
     """Steps of a future."""
     replan_every: int = 2
     """Steps acted before the next replanning."""
+    replan_beyond: float | None = None
+    """Also replan when what is observed is so many standard deviations from what was planned."""
+    method: Method = "resampling"
+    """How candidates are found, see `planning.sampling.PlannerConfig`."""
+    deadline_ms: float | None = None
+    """Milliseconds for a planning; the best plan so far is then taken."""
     seed: int = 0
     """Seed of the environment and of the sampling."""
     out: Path | None = None
@@ -73,6 +80,9 @@ def main(args: Args) -> None:
             futures=args.futures,
             horizon=args.horizon,
             replan_every=args.replan_every,
+            replan_beyond=args.replan_beyond,
+            method=args.method,
+            deadline_ms=args.deadline_ms,
             seed=args.seed,
             callback=lambda t, so_far: bar.update(),
             record_frames=record,

@@ -1,5 +1,6 @@
 """`rollout`: a model drives an environment, sampling futures of what it has seen and acting on one."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,8 +13,9 @@ from torch import Tensor
 from ebm_traj.core.seeding import seeded_generator
 from ebm_traj.errors import InputError
 from ebm_traj.planning.energies import FutureEnergy
+from ebm_traj.planning.monitor import surprise
 from ebm_traj.planning.plan import Plan, Planner
-from ebm_traj.planning.rollout_data import Rollout
+from ebm_traj.planning.rollout_data import NO_SURPRISE, Rollout
 from ebm_traj.planning.sampling import Method, PlannerConfig, SamplingPlanner
 from ebm_traj.spec import flatten_observation
 from ebm_traj.trajectory.files import load
@@ -80,11 +82,8 @@ def rollout(
         log.see(observation, env, record_frames)
         plan, ahead = None, 0
         for t in range(steps):
-            if (
-                plan is None
-                or ahead >= min(replan_every, plan.horizon)
-                or log.parted(plan, ahead, replan_beyond)
-            ):
+            used_up = plan is None or ahead >= min(replan_every, plan.horizon)
+            if used_up or log.parted(plan, ahead, replan_beyond):
                 began = time.perf_counter()
                 deadline = None if deadline_ms is None else began + deadline_ms / 1000
                 seen = log.context(), log.past_actions()
@@ -110,7 +109,20 @@ def rollout(
     finally:
         if own_env:
             env.close()
-    return log.result()
+    return with_surprise(log.result(), model)
+
+
+def with_surprise(result: Rollout, model: TrajectoryModel) -> Rollout:
+    """The rollout with the surprise of each of its steps under `model`; where there is none, meta says why.
+
+    A whole episode at once, after it: nothing that a control loop has to wait for.
+    """
+    found, why = None, {}
+    try:
+        found = surprise(model, result.states[None], result.actions[None])[0]
+    except InputError as error:
+        why = {NO_SURPRISE: str(error)}
+    return dataclasses.replace(result, surprise=found, meta=result.meta | why)
 
 
 def open_env(env_id: str, **kwargs: Any) -> Any:
@@ -185,9 +197,9 @@ class _Log:
         futures, energies = plan.states[0].cpu().numpy(), plan.energies[0].cpu().numpy()
         self.plans.append((t, futures, energies, int(plan.chosen[0]), milliseconds))
 
-    def parted(self, plan: Plan, ahead: int, beyond: float | None) -> bool:
+    def parted(self, plan: Plan | None, ahead: int, beyond: float | None) -> bool:
         """Whether the last observed frame is too far from the planned one."""
-        if beyond is None or ahead == 0:
+        if beyond is None or plan is None or ahead == 0:
             return False
         spec = self.model.spec
         assert spec.change_std is not None

@@ -27,6 +27,8 @@ ARRAYS = (
     "plan_ms",
     "step_ms",
 )
+SURPRISE = "surprise"  # newer than the others: files without it are read as well
+NO_SURPRISE = "no_surprise"  # in `Rollout.meta`: why it is not known
 
 
 @dataclasses.dataclass(eq=False)
@@ -57,10 +59,18 @@ class Rollout:
     """(R,) milliseconds of sampling and choosing."""
     step_ms: NDArray[np.float64]
     """(T,) milliseconds of the environment's step."""
+    surprise: NDArray[np.float64] | None = None  # type: ignore[assignment]
+    """(T,) how far what each step led to was from what the model expected after that action, in standard
+    deviations of the energies of its own draws (of a model without a density: its root mean square error, in
+    one-step changes), see `planning.monitor`. NaN while the context is not full, and where it is not known."""
     meta: dict[str, Any] = dataclasses.field(default_factory=dict)
     """env_id, env_kwargs, model kind, seed, settings, and whether the episode terminated or was truncated."""
     frames: list[NDArray[np.uint8]] = dataclasses.field(default_factory=list)
     """Pictures (height, width, 3) rendered on the way, if asked for; not saved with the rest."""
+
+    def __post_init__(self) -> None:
+        if self.surprise is None:
+            self.surprise = np.full(len(self.actions), np.nan)
 
     def scores(self) -> dict[str, float]:
         """How the predictions compare with what then happened, mean over replannings with a known outcome.
@@ -92,6 +102,11 @@ class Rollout:
     def summary(self) -> str:
         """A few lines for a terminal."""
         scores = self.scores()
+        surprise = self.meta.get(NO_SURPRISE, "not known")
+        if np.isfinite(self.surprise).any():
+            highest = int(np.nanargmax(self.surprise))
+            surprise = f"median {np.nanmedian(self.surprise):.2f}, highest {self.surprise[highest]:.2f}"
+            surprise += f" at step {highest}"
         return "\n".join(
             [
                 f"{self.meta.get('env_id', 'environment')}: {len(self.actions)} steps, "
@@ -101,6 +116,7 @@ class Rollout:
                 f"environment {np.median(self.step_ms):.1f} ms a step",
                 "prediction against what then happened: "
                 + ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in scores.items()),
+                f"surprise: {surprise}",
             ]
         )
 
@@ -110,7 +126,7 @@ class Rollout:
         if path.exists() and not overwrite:
             raise InputError(f"{path}: exists already; give another path, or overwrite=True")
         path.parent.mkdir(parents=True, exist_ok=True)
-        arrays = {name: np.asarray(getattr(self, name)) for name in ARRAYS}
+        arrays = {name: np.asarray(getattr(self, name)) for name in (*ARRAYS, SURPRISE)}
         attributes = {"format": FORMAT, "spec": self.spec.to_json(), "meta": json.dumps(self.meta)}
         write_hdf5(path, arrays, attributes)
 
@@ -122,12 +138,14 @@ class Rollout:
             if file.attrs.get("format") != FORMAT:
                 raise InputError(f"{path}: an HDF5 file, but not a rollout (attribute format = '{FORMAT}')")
             arrays: dict[str, Any] = {name: read_array(file, name) for name in ARRAYS}
+            if SURPRISE in file:
+                arrays[SURPRISE] = read_array(file, SURPRISE)
             return cls(
                 spec=StateSpec.from_json(_text(file, "spec")), meta=json.loads(_text(file, "meta")), **arrays
             )
 
     def plot(self, path: str | Path) -> None:
-        """Draw futures over what happened, energies and timings to a PNG, see `rollout_view`."""
+        """Draw futures over what happened, energies, surprise and timings to a PNG, see `rollout_view`."""
         from ebm_traj.planning.rollout_view import plot_rollout
 
         plot_rollout(self, Path(path))

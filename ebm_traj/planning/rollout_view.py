@@ -22,19 +22,20 @@ VIDEO_GHOSTS = 3
 
 
 def plot_rollout(rollout: "Rollout", path: Path) -> None:
-    """Fans of sampled futures over what then happened, for the dimensions that moved most, and the costs."""
+    """Fans of sampled futures over what then happened, for the dimensions that moved most; energies, surprise, costs."""
     spec = rollout.spec
     assert spec.std is not None
     moved = np.ptp(rollout.states, axis=0) / spec.std
     dims = [int(d) for d in spec.predicted[np.argsort(-moved[spec.predicted])][:PANELS]]
     rows = -(-len(dims) // 2) + 1
     figure = Figure(figsize=(11, 2.3 * rows), layout="constrained")
-    axes = figure.subplots(rows, 2, squeeze=False)
+    grid = figure.add_gridspec(rows, 6)
+    places = [figure.add_subplot(grid[i // 2, 3 * (i % 2) : 3 * (i % 2) + 3]) for i in range(len(dims))]
     horizon = rollout.futures.shape[2]
     # fans that do not overlap, spread over the episode
     apart = np.flatnonzero(np.diff(rollout.planned_at // horizon, prepend=-1))
     shown = apart[np.linspace(0, len(apart) - 1, min(FANS, len(apart))).round().astype(int)]
-    for axis, dim in zip(axes[:-1].flat, dims, strict=False):
+    for axis, dim in zip(places, dims, strict=True):
         for r in shown:
             at = rollout.planned_at[r]
             start = np.broadcast_to(rollout.states[at, dim], (rollout.futures.shape[1], 1))
@@ -45,9 +46,7 @@ def plot_rollout(rollout: "Rollout", path: Path) -> None:
         axis.plot(rollout.states[:, dim], color=TRUTH, linewidth=1.6)
         axis.set_title(spec.names[dim], fontsize=9, loc="left")
         axis.tick_params(labelsize=8)
-    for axis in list(axes[:-1].flat)[len(dims) :]:
-        axis.set_axis_off()
-    energy, cost = axes[-1]
+    energy, surprise, cost = (figure.add_subplot(grid[-1, 2 * i : 2 * i + 2]) for i in range(3))
     energy.fill_between(
         rollout.planned_at,
         rollout.energies.min(1),
@@ -58,9 +57,12 @@ def plot_rollout(rollout: "Rollout", path: Path) -> None:
     )
     energy.plot(rollout.planned_at, np.median(rollout.energies, axis=1), color=PLAN)
     energy.set_title("energy of the futures (median, range)", fontsize=9, loc="left")
+    known = np.isfinite(rollout.surprise).any()
+    surprise.plot(rollout.surprise, color=TRUTH, linewidth=1.2)
+    surprise.set_title("surprise" if known else "surprise: not known", fontsize=9, loc="left")
     cost.plot(rollout.planned_at, rollout.plan_ms, color=CHOSEN)
     cost.set_title("planning time (ms)", fontsize=9, loc="left")
-    for axis in (energy, cost):
+    for axis in (energy, surprise, cost):
         axis.set_xlabel("step", fontsize=8)
         axis.tick_params(labelsize=8)
     handles = [
@@ -99,6 +101,11 @@ def _frames_from_states(rollout: "Rollout") -> list[NDArray[np.uint8]]:
     for t, state in enumerate(rollout.states):
         r = plan_of[t]
         order = np.argsort(rollout.energies[r])[:VIDEO_GHOSTS]
-        ghosts = [rollout.futures[r, m, -1] for m in order]
+        ghosts = [_last_frame(rollout.futures[r, m]) for m in order]
         frames.append(render(state, ghosts))
     return frames
+
+
+def _last_frame(future: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The last frame (D,) of a future (H, D) that a deadline may have cut short, with NaN thereafter."""
+    return future[np.isfinite(future).all(1)][-1]
