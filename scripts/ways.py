@@ -14,7 +14,7 @@ from ebm_traj.datasets.recording import Recording
 from ebm_traj.errors import InputError
 from ebm_traj.planning.sampling import PlannerConfig
 
-PLANS_AT_ONCE = 16  # contexts; bounds memory
+CANDIDATES_AT_ONCE = 512  # of a planner; bounds memory
 ROWS_AT_ONCE = 256  # simulators stepped together
 
 
@@ -42,8 +42,11 @@ class Args:
     """The same in contexts where no branch succeeds."""
     planner: bool = True
     """A row of the plans that the first run finds for the goal, too, as far as it has actions."""
+    afresh: int = 4
+    """Another row: as many plans, each made afresh with so many candidates and the best one taken; 0 for
+    none. A planner's own candidates end up close together; plans made apart need not."""
     play: bool = True
-    """A row of these plans' actions, played in the simulator without looking (needs MuJoCo)."""
+    """Rows of these plans' actions, too, played in the simulator without looking (needs MuJoCo)."""
     planning: PlannerConfig = dataclasses.field(default_factory=PlannerConfig)
     """Futures and horizon are those of the study."""
     seed: int = 0
@@ -85,13 +88,19 @@ def main(args: Args) -> None:
     notes = ""
     first = next(iter(models))
     if args.planner and models[first].conditioning != "states" and recording.spec.given_quaternions:
-        planned = f"{first}, planner"
-        futures[planned], actions = plans(args, models[first], branches, past, count)
-        notes = f" Row '{planned}': the candidates of the planner, as its model predicts them"
-        if args.play:
-            futures[f"{planned}, played"] = play(recording, branches, past, actions)
-            notes += "; 'played': what the simulator makes of their actions, played without looking"
-        notes += "."
+        for label, alone in (("planner", 0), ("plans afresh", args.afresh)):
+            if label != "planner" and not alone:
+                continue
+            planned = f"{first}, {label}"
+            futures[planned], actions = plans(args, models[first], branches, past, count, alone)
+            if args.play:
+                futures[f"{planned}, played"] = play(recording, branches, past, actions)
+        notes = (
+            " Row 'planner': the candidates that a planner for the goal ends with, as its model predicts "
+            "them; 'plans afresh': the best candidates of so many planners, of "
+            f"{args.afresh} candidates each; 'played': what the simulator makes of their actions, played "
+            "without looking."
+        )
     judges = []
     for radius in args.radius:
         threshold = args.threshold or float(recording.env_kwargs.get("rotation_threshold", 0.1))
@@ -148,27 +157,37 @@ def find_branches(args: Args, recording: Recording, frames: int) -> Branches:
     )
 
 
-def plans(args: Args, model: Any, branches: Branches, past: Any, count: int) -> tuple[Any, Any]:
-    """All candidates that the planner ends with: states (B, M, H, D) and actions (B, M, H, A)."""
+def plans(
+    args: Args, model: Any, branches: Branches, past: Any, count: int, afresh: int
+) -> tuple[Any, Any]:
+    """Plans for the goal: states (B, M, H, D) and actions (B, M, H, A).
+
+    All M candidates of one planner, or, with `afresh`, the best of so many candidates of M planners.
+    """
     import torch
     from tqdm import tqdm
 
     from ebm_traj.planning.energies import goal
     from ebm_traj.planning.sampling import SamplingPlanner
 
-    config = dataclasses.replace(args.planning, futures=count, horizon=args.horizon)
+    config = dataclasses.replace(args.planning, futures=afresh or count, horizon=args.horizon)
     planner = SamplingPlanner(model, config, {"goal": goal(model.spec)})
     generator = torch.Generator().manual_seed(args.seed)
+    copies = count if afresh else 1
+    contexts = torch.as_tensor(branches.contexts[:, -model.context_frames :]).repeat_interleave(copies, 0)
+    seen = torch.as_tensor(past).repeat_interleave(copies, 0)
+    at_once = max(1, CANDIDATES_AT_ONCE // config.futures)
     states, actions = [], []
-    for at in tqdm(range(0, len(past), PLANS_AT_ONCE), desc="plans", file=sys.stderr):
-        part = slice(at, at + PLANS_AT_ONCE)
-        seen = torch.as_tensor(branches.contexts[part, -model.context_frames :])
+    for at in tqdm(range(0, len(seen), at_once), desc="plans", file=sys.stderr):
         planner.reset()
-        plan = planner.plan(seen, torch.as_tensor(past[part]), generator)
+        plan = planner.plan(contexts[at : at + at_once], seen[at : at + at_once], generator)
         assert plan.actions is not None
-        states.append(plan.states)
-        actions.append(plan.actions)
-    return torch.cat(states).numpy(), torch.cat(actions).numpy()
+        taken = plan.chosen_actions()
+        assert taken is not None
+        states.append(plan.chosen_states() if afresh else plan.states)
+        actions.append(taken if afresh else plan.actions)
+    shape = (len(past), count, args.horizon, -1)
+    return torch.cat(states).reshape(shape).numpy(), torch.cat(actions).reshape(shape).numpy()
 
 
 def play(recording: Recording, branches: Branches, past: Any, actions: Any) -> Any:

@@ -201,7 +201,9 @@ class MixtureProposal(Proposal):
     def _draw(
         self, logits: Tensor, means: Tensor, log_scales: Tensor, generator: torch.Generator | None
     ) -> Start:
-        picked = torch.multinomial(logits.softmax(-1), 1, generator=generator)  # (B, 1)
+        # Gumbel's trick: the largest of logits - log(exponential noise) is drawn with the right shares
+        race = torch.empty_like(logits).exponential_(generator=generator).log_()
+        picked = (logits - race).argmax(-1, keepdim=True)  # (B, 1)
         boxed = picked == self.components  # never without a box
         index = picked.clamp_max(self.components - 1)
         wide = index[..., None].expand(-1, -1, means.shape[-1])

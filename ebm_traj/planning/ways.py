@@ -200,7 +200,7 @@ class WaysJudge:
         states = np.asarray(futures)
         paths = rotation_paths(states, self.spec, self.config.points)
         angles = goal_angles(states, self.contexts, self.spec)
-        names = list(COLUMNS) if self.reached is not None else ["ways", "recall", "share", "precision"]
+        names = list(COLUMNS) if self.reached is not None else list(COLUMNS)[:4]
         values = {name: np.zeros(len(paths)) for name in [*names, "true_successful"]}
         for b, (mine, truth, ways) in enumerate(zip(paths, self.paths, self.ways, strict=True)):
             own, across = group(path_distances(mine, mine), radius), path_distances(mine, truth)
@@ -326,20 +326,26 @@ def pick_presents(judge: WaysJudge, count: int = 3) -> list[int]:
 
 
 def picture(judge: WaysJudge, drawn: Mapping[str, ArrayLike], theme: Theme = LIGHT) -> bytes:
-    """PNG: for a few presents the paths of rotation of the branches beside those of each row."""
+    """PNG: for a few presents the paths of rotation of the branches beside those of each row.
+
+    A path has the colour of the branches' way that it falls into, grey for none; medoids of ways are thick.
+    The star is the goal; hollow, and at the edge, where it lies farther out.
+    """
     from matplotlib.figure import Figure
 
     presents = pick_presents(judge)
-    columns = {"simulator, the branches": judge.branches, **{k: np.asarray(v) for k, v in drawn.items()}}
+    columns = {"branches": judge.branches, **{name: np.asarray(found) for name, found in drawn.items()}}
     size = (2.15 * len(columns) + 0.4, 2.25 * len(presents) + 0.6)
     with style(theme), matplotlib.rc_context({"font.size": 8.5}):
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(len(presents), len(columns), squeeze=False, sharex="row", sharey="row")
-        for line, b in zip(axes, presents, strict=True):
+        for i, b in enumerate(presents):
             plane = Plane(judge, b)
-            for panel, (name, futures) in zip(line, columns.items(), strict=True):
-                _panel(panel, judge, b, plane, futures[b], name if line is axes[0] else "", theme)
-            line[0].set_ylabel("second direction, °")
+            for panel, (name, futures) in zip(axes[i], columns.items(), strict=True):
+                _panel(panel, judge, b, plane, futures[b], f"{name}\n" if i == 0 else "", theme)
+            if judge.reached is not None:
+                _goal(axes[i], plane(judge.contexts[b, -1, judge.spec.given_quaternions[0]]), theme)
+            axes[i, 0].set_ylabel("second direction, °")
         for panel in axes[-1]:
             panel.set_xlabel("turn from the present, °")
         return save(figure, "png")
@@ -369,25 +375,33 @@ class Plane:
 def _panel(
     panel: Axes, judge: WaysJudge, b: int, plane: Plane, futures: NDArray[Any], name: str, theme: Theme
 ) -> None:
-    """Paths of one present, each in the colour of the branches' way it falls into, grey for none."""
-    paths = rotation_paths(futures, judge.spec, judge.config.points)
+    """Paths of one present at the times that are compared."""
     radius, ways = judge.config.radius, judge.ways[b]
-    labels = ways.labels
-    if futures is not judge.branches[b] and not np.array_equal(futures, judge.branches[b]):
-        labels = falls_into(path_distances(paths, judge.paths[b]), ways, radius)
+    paths = rotation_paths(futures, judge.spec, judge.config.points)
+    own = group(path_distances(paths, paths), radius)
+    into = falls_into(path_distances(paths, judge.paths[b]), ways, radius)
+    if np.array_equal(paths, judge.paths[b]):
+        into = ways.labels
     palette = [theme.energy, theme.baseline, *theme.others]
-    own = group(path_distances(paths, paths), radius).count
-    for future, label in sorted(zip(plane(futures[..., plane.dims]), labels, strict=True), key=lambda p: p[1]):
-        colour = theme.muted if label == NO_WAY else palette[label % len(palette)]
-        line = np.concatenate([np.zeros((1, 2)), future])
-        panel.plot(*line.T, color=colour, linewidth=0.8, alpha=0.75, linestyle=":" if label == NO_WAY else "-")
-        panel.plot(*line[-1], "o", color=colour, markersize=2.6)
+    for i in [*np.flatnonzero(~np.isin(np.arange(len(paths)), own.medoids)), *own.medoids]:
+        colour = theme.muted if into[i] == NO_WAY else palette[into[i] % len(palette)]
+        line = np.concatenate([np.zeros((1, 2)), plane(paths[i])])
+        thick = i in own.medoids
+        panel.plot(*line.T, color=colour, linewidth=1.6 if thick else 0.6, alpha=0.9 if thick else 0.5)
+        panel.plot(*line[-1], "o", color=colour, markersize=3.5 if thick else 2)
     panel.plot(0, 0, "o", color=theme.ink, markersize=4)
-    if judge.reached is not None:
-        goal = plane(judge.contexts[b, -1, judge.spec.given_quaternions[0]])
-        low, high = np.array(panel.get_xlim()), np.array(panel.get_ylim())
-        if low[0] <= goal[0] <= low[1] and high[0] <= goal[1] <= high[1]:
-            panel.plot(*goal, "*", color=theme.ink, markersize=8)
-    seen = len(set(labels.tolist()) - {NO_WAY})
-    title = f"{own} ways, {seen} of the {ways.count}"
-    panel.set_title(f"{name}\n{title}" if name else title, fontsize=8.5)
+    seen = len(set(into.tolist()) - {NO_WAY})
+    words = "1 way" if own.count == 1 else f"{own.count} ways"
+    if into is not ways.labels:
+        words += f"; {seen} of {ways.count} found"
+    panel.set_title(name + words, fontsize=8.5)
+
+
+def _goal(panels: Sequence[Axes], goal: Array, theme: Theme) -> None:
+    """A star at the goal in panels that share their limits."""
+    limits = np.array([panels[0].get_xlim(), panels[0].get_ylim()])
+    edge = 0.05 * np.diff(limits, axis=1)[:, 0]
+    shown = np.clip(goal, limits[:, 0] + edge, limits[:, 1] - edge)
+    face = theme.ink if np.array_equal(shown, goal) else "none"
+    for panel in panels:
+        panel.plot(*shown, "*", color=theme.ink, markerfacecolor=face, markersize=9)
