@@ -1,4 +1,4 @@
-"""The shipped model turns a block in a Shadow hand to a goal: futures of the model, chosen by a goal energy."""
+"""The shipped model turns a block in a Shadow hand: its futures, chosen by a goal energy."""
 
 import dataclasses
 from pathlib import Path
@@ -19,10 +19,10 @@ class Args:
     seed: int = 0
     steps: int = 100
     """Of each rollout."""
-    rollouts: int = 4
+    rollouts: int = 3
     """With the energy, and as many without."""
-    futures: int = 64
-    horizon: int = 16
+    futures: int = 32
+    horizon: int = 12
     plot: Path = Path("hand_block.png")
 
 

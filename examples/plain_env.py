@@ -24,7 +24,7 @@ ANGLES = ("shoulder", "elbow")
 
 
 class Arm(gymnasium.Env):
-    """Observation: angles and tip; action: acceleration, in [-1, 1]. Commands arrive late, encoders are noisy."""
+    """Observation: angles, tip; action: acceleration in [-1, 1]. Commands arrive late, encoders are noisy."""
 
     observation_space = spaces.Box(-np.inf, np.inf, (4,), np.float64)
     action_space = spaces.Box(-1, 1, (2,), np.float32)
@@ -60,11 +60,11 @@ class Args:
     seed: int = 0
     episodes: int = 100
     """Recorded to learn from."""
-    iterations: int = 800
+    iterations: int = 600
     """Of training."""
     steps: int = 50
     """Of each rollout."""
-    rollouts: int = 5
+    rollouts: int = 4
     """With the energy, and as many without."""
     plot: Path = Path("plain_env.png")
 
@@ -73,8 +73,12 @@ def main(args: Args) -> None:
     """Reach a point with an arm that only implements the Gymnasium interface."""
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder, "data")
-        collect(data, CollectSettings("Arm-v0", episodes=args.episodes, seed=args.seed), workers=1)
-        settings = ebm_traj.TrainSettings(TrainerConfig(args.iterations, seed=args.seed), conditioning="joint")
+        collect(
+            data, CollectSettings("Arm-v0", episodes=args.episodes, seed=args.seed), workers=1, progress=False
+        )
+        settings = ebm_traj.TrainSettings(
+            TrainerConfig(args.iterations, seed=args.seed), conditioning="joint"
+        )
         config = ebm_traj.EBMConfig(ebm_traj.NetworkConfig(width=128))
         model = ebm_traj.train(ebm_traj.Recording(data), "ebm", config, settings, Path(folder, "model"))
 
@@ -87,7 +91,7 @@ def main(args: Args) -> None:
         ends = []
         for seed in range(args.seed, args.seed + args.rollouts):
             result = ebm_traj.rollout(
-                Arm(), model, args.steps, horizon=12, replan_every=2, seed=seed, energies=energies
+                Arm(), model, args.steps, futures=32, horizon=12, replan_every=4, seed=seed, energies=energies
             )
             ends.append(np.linalg.norm(result.states[-1, tip] - target.numpy()))
         print(f"{name}: tip from the target at the end {np.median(ends):.3f} m (median of {len(ends)})")

@@ -110,9 +110,7 @@ def main(args: Args) -> None:
         judges.append(judge)
     print(legend(judges[0]) + notes + "\n\n" + table(judges[0]))
     settings = json.loads(json.dumps(dataclasses.asdict(args), default=str))
-    page = write_report(
-        judges, args.out, futures, settings, "python " + shlex.join(sys.argv), notes
-    )
+    page = write_report(judges, args.out, futures, settings, "python " + shlex.join(sys.argv), notes)
     print(f"\n{page}")
 
 
@@ -143,7 +141,8 @@ def find_branches(args: Args, recording: Recording, frames: int) -> Branches:
     if args.horizon > steps or args.contexts > contexts or many < 4 or found.contexts.shape[1] < frames:
         raise InputError(
             f"{stored}: {many} futures of {steps} steps from {contexts} contexts of "
-            f"{found.contexts.shape[1]} frames; needed are 4 of {args.horizon} from {args.contexts} of {frames}"
+            f"{found.contexts.shape[1]} frames; needed are 4 of {args.horizon} from {args.contexts} of "
+            f"{frames}"
         )
     rows = np.linspace(0, contexts - 1, args.contexts).round().astype(int)
     even = many - many % 2
@@ -157,9 +156,7 @@ def find_branches(args: Args, recording: Recording, frames: int) -> Branches:
     )
 
 
-def plans(
-    args: Args, model: Any, branches: Branches, past: Any, count: int, afresh: int
-) -> tuple[Any, Any]:
+def plans(args: Args, model: Any, branches: Branches, past: Any, count: int, afresh: int) -> tuple[Any, Any]:
     """Plans for the goal: states (B, M, H, D) and actions (B, M, H, A).
 
     All M candidates of one planner, or, with `afresh`, the best of so many candidates of M planners.
@@ -226,13 +223,15 @@ def play(recording: Recording, branches: Branches, past: Any, actions: Any) -> A
 class Playback:
     """A policy that takes actions (N, H, A) one after the other, whatever it sees."""
 
+    goal_conditioned = needs_simulator = markov = False
+
     def __init__(self, actions: Any) -> None:
         self.actions, self.step = actions, 0
 
-    def reset(self, seeds: Any, steps: Any = None) -> None:
+    def reset(self, seeds: Any, steps: Any = 0) -> None:
         self.step = 0
 
-    def act(self, observation: Any, previous: Any) -> Any:
+    def act(self, observations: Any, previous_actions: Any, simulator_states: Any = None) -> Any:
         self.step += 1
         return self.actions[:, self.step - 1]
 

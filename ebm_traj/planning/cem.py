@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ebm_traj.errors import InputError
 from ebm_traj.planning.energies import FutureEnergy
+from ebm_traj.planning.following import follow
 from ebm_traj.planning.plan import Plan
 from ebm_traj.planning.sampling import late
 from ebm_traj.trajectory.model import TrajectoryModel
@@ -25,23 +26,28 @@ class CEMConfig:
     """Rounds, each fitted to the elites of the last."""
     elites: int = 8
     """Sequences that the next round is fitted to."""
-    particles: int = 1
-    """Futures drawn for each sequence, whose wishes are averaged; more than 1 for models with noise."""
+    particles: int = 0
+    """Futures drawn for each sequence, whose wishes are averaged; 0 for the model's mean prediction, in which
+    chance does not hide what actions do (models that have one; others draw one future)."""
     noise: float = 0.5
     """Standard deviation of the first round, in half-widths of the action box."""
     smallest_noise: float = 0.05
     """Never less."""
     momentum: float = 0.1
     """Share of the last round's mean and spread that stays."""
+    prior_share: float = 0.25
+    """Share of the first round's sequences that a joint model draws itself: what its data would do here."""
 
     def __post_init__(self) -> None:
-        for name in ("futures", "horizon", "rounds", "elites", "particles"):
+        if self.particles < 0:
+            raise InputError(f"CEM particles: {self.particles}; accepted are 0 and more")
+        for name in ("futures", "horizon", "rounds", "elites"):
             if getattr(self, name) < 1:
                 raise InputError(f"CEM {name}: {getattr(self, name)}; accepted are 1 and more")
         if self.elites > self.futures:
             raise InputError(f"CEM elites: {self.elites}; accepted are at most the {self.futures} futures")
-        if not (self.noise > 0 and 0 <= self.momentum < 1):
-            raise InputError("CEM: noise must be above 0, momentum from 0 to below 1")
+        if not (self.noise > 0 and 0 <= self.momentum < 1 and 0 <= self.prior_share <= 1):
+            raise InputError("CEM: noise must be above 0, momentum from 0 to below 1, prior share 0 to 1")
 
 
 class CEMPlanner:
@@ -88,17 +94,20 @@ class CEMPlanner:
             mean = torch.cat([mean[:, ahead:], tail], 1)
         spread = torch.full_like(mean, config.noise)
         seen = {"past_actions": past_actions} if model.action_history else {}
+        own = int(config.prior_share * config.futures) if model.conditioning == "joint" else 0
         rounds, settled = 0, True
         for rounds in range(1, config.rounds + 1):
             noise = torch.empty(
                 batch, config.futures, *mean.shape[1:], dtype=mean.dtype, device=mean.device
             ).normal_(generator=generator)
             scaled = (mean[:, None] + spread[:, None] * noise).clamp(-1, 1)
+            if rounds == 1 and own:
+                drawn = model.sample_with_actions(context, config.horizon, own, generator=generator, **seen)[
+                    1
+                ]
+                scaled[:, :own] = model.scale_actions(drawn)
             actions = model.unscale_actions(scaled)
-            many = actions.repeat_interleave(config.particles, 1)
-            futures = model.sample(
-                context, config.horizon, many.shape[1], actions=many, generator=generator, **seen
-            )
+            futures = follow(model, context, past_actions, actions, config.particles, generator)
             wish = self._wish(futures.flatten(0, 1)).view(batch, config.futures, -1).mean(2)
             best = wish.topk(config.elites, largest=False).indices
             elites = scaled.gather(1, best[..., None, None].expand(-1, -1, *scaled.shape[2:]))
@@ -110,7 +119,7 @@ class CEMPlanner:
                 settled = rounds == config.rounds
                 break
         self._mean = mean
-        states = futures[:, :: config.particles]
+        states = futures[:, :: max(1, config.particles)]
         return Plan(states, actions, wish, wish.argmin(1), rounds, settled)
 
     def _wish(self, states: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ class Rollout:
     surprise: NDArray[np.float64] | None = None  # type: ignore[assignment]
     """(T,) how far what each step led to was from what the model expected after that action, in standard
     deviations of the energies of its own draws (of a model without a density: its root mean square error, in
-    one-step changes), see `planning.monitor`. NaN while the context is not full, and where it is not known."""
+    one-step changes), see `planning.monitor`. NaN while the context is not full, or if it is not known."""
     meta: dict[str, Any] = dataclasses.field(default_factory=dict)
     """env_id, env_kwargs, model kind, seed, settings, and whether the episode terminated or was truncated."""
     frames: list[NDArray[np.uint8]] = dataclasses.field(default_factory=list)

@@ -22,7 +22,7 @@ VIDEO_GHOSTS = 3
 
 
 def plot_rollout(rollout: "Rollout", path: Path) -> None:
-    """Fans of sampled futures over what then happened, for the dimensions that moved most; energies, surprise, costs."""
+    """Fans of futures over what happened, for the dimensions that moved most; energies, surprise, costs."""
     spec = rollout.spec
     assert spec.std is not None
     moved = np.ptp(rollout.states, axis=0) / spec.std

@@ -12,6 +12,7 @@ from torch import Tensor
 from ebm_traj.core.langevin import LangevinConfig, langevin
 from ebm_traj.errors import InputError
 from ebm_traj.planning.energies import FutureEnergy
+from ebm_traj.planning.following import follow
 from ebm_traj.planning.plan import Plan
 from ebm_traj.trajectory.model import TrajectoryModel
 
@@ -50,6 +51,9 @@ class PlannerConfig:
     checks: int = 1
     """Futures drawn for the actions of each of the best `elites` before one is chosen; 1 for those at hand.
     More guard against a plan that only one lucky future makes look good."""
+    expected: bool = True
+    """Perturbed plans are judged by the model's mean prediction, in which chance does not hide what actions
+    do; else by one future each."""
     settle: float = 0.01
     """Rounds end when the best wish improves by less than this share."""
     langevin_steps: int = 10
@@ -257,11 +261,9 @@ class SamplingPlanner:
     ) -> Candidates:
         """Futures under actions (B, m, H, A); fewer steps if the deadline comes in between."""
         del deadline  # one call; it is looked at between rounds
-        model = self.model
-        seen = {"past_actions": past} if model.action_history else {}
-        count, horizon = actions.shape[1:3]
-        states = model.sample(context, horizon, count, actions=actions, generator=generator, **seen)
-        return Candidates(states, actions, self._wish(states.flatten(0, 1)).view(len(context), count))
+        particles = 0 if self.config.expected else 1
+        states = follow(self.model, context, past, actions, particles, generator)
+        return Candidates(states, actions, self._wish(states.flatten(0, 1)).view(len(context), -1))
 
     def _improve(
         self,
@@ -299,8 +301,8 @@ class SamplingPlanner:
         best = energies.topk(min(config.elites, energies.shape[1]), largest=False).indices
         actions = found.pick(best).actions
         assert actions is not None
-        again = self._follow(context, past, actions.repeat_interleave(config.checks, 1), generator, None)
-        mean = again.wish.view(len(context), -1, config.checks).mean(2)
+        drawn = follow(self.model, context, past, actions, config.checks, generator)
+        mean = self._wish(drawn.flatten(0, 1)).view(len(context), -1, config.checks).mean(2)
         # all others fall behind the ones that were checked
         return (energies + mean.max() + energies.max().abs() + 1).scatter(1, best, mean)
 

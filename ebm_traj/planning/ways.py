@@ -159,7 +159,7 @@ class Row:
 
     name: str
     values: dict[str, Array]
-    """(B,) for each of ways, recall, share, precision, and, where states have a goal, successful and found."""
+    """(B,) for each of ways, recall, share, precision and, where there is a goal, successful and found."""
     scores: dict[str, Interval]
     """Means over contexts with 95 % intervals."""
 
@@ -217,7 +217,7 @@ class WaysJudge:
             values["found"][b] = (good & found).sum()
             values["true_successful"][b] = good.sum()
         everywhere = np.ones(len(paths))
-        below = {name: everywhere for name in names}
+        below = dict.fromkeys(names, everywhere)
         if self.reached is not None:
             below |= {"successful": self.open.astype(np.float64), "found": values["true_successful"]}
         return Row(name, values, {name: self._mean(values[name], below[name]) for name in names})
@@ -261,9 +261,9 @@ def legend(judge: WaysJudge) -> str:
     if "successful" in truth:
         words += (
             f" A way is successful if a future of it comes within {config.threshold:g} rad of the goal, or "
-            f"{config.near:g} rad where no branch does ({truth['beyond_threshold']:g} contexts); it counts in "
-            f"the {truth['open']:g} contexts that are not there already. The branches that are truth have "
-            f"{truth['successful']:.2f} successful ways; the last column is the share of these that are found."
+            f"{config.near:g} rad where no branch does ({truth['beyond_threshold']:g} contexts); it counts "
+            f"in the {truth['open']:g} contexts that are not there already. The branches that are truth have "
+            f"{truth['successful']:.2f} successful ways; the last column is the share of these found."
         )
     return words
 
@@ -300,7 +300,9 @@ def write_report(
             {
                 "config": dataclasses.asdict(judge.config),
                 "branches": judge.truth(),
-                "rows": [{"name": row.name, **{k: _plain(v) for k, v in row.scores.items()}} for row in judge.rows],
+                "rows": [
+                    {"name": row.name, **{k: _plain(v) for k, v in row.scores.items()}} for row in judge.rows
+                ],
             }
             for judge in judges
         ],

@@ -413,6 +413,18 @@ class TrajectoryEBM(TrajectoryModel):
         self._count([chain])
         return energy.parts.join(actions, chain.x)
 
+    def _expected_window(self, condition: dict[str, Tensor], actions: Tensor) -> Tensor:
+        """The mean of the proposal: what the energy adds to it has a small mean."""
+        proposal, energy = self.proposal, self.window_energy
+        if isinstance(proposal, JointProposal) and isinstance(energy, StagedEnergy):
+            if not isinstance(proposal.states, MixtureProposal):
+                return super()._expected_window(condition, actions)
+            states = proposal.states.mean_and_scale({**condition, ACTIONS: actions})[0]
+            return energy.parts.join(actions, states)
+        if self.conditioning == "actions" and isinstance(proposal, MixtureProposal | GaussianProposal):
+            return proposal.mean_and_scale(condition)[0]
+        return super()._expected_window(condition, actions)
+
     def _sample_lowest(
         self, condition: dict[str, Tensor], sampler: UntilConverged, generator: torch.Generator | None
     ) -> Tensor:

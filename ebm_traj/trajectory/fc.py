@@ -68,6 +68,11 @@ class FCModel(TrajectoryModel):
         finally:
             self.predictor.train(training)
 
+    def _expected_window(self, condition: dict[str, Tensor], actions: Tensor) -> Tensor:
+        if self.conditioning != "actions":
+            return super()._expected_window(condition, actions)
+        return self._sample_window(condition, None)
+
 
 def normalise_spectra(module: nn.Module) -> None:
     """Spectral norm on every linear layer; of a convolution, on its weights (out, in * kernel) as a matrix.

@@ -282,6 +282,18 @@ class TrajectoryModel(nn.Module):
             )
         return futures, actions
 
+    @torch.no_grad()
+    def predict(self, context: Tensor, actions: Tensor, *, past_actions: Tensor | None = None) -> Tensor:
+        """Futures (B, M, H, D) of contexts (B, C, D) under actions (B, M, H, A), each frame the mean of the
+        model's distribution given the frames before: without chance, so that plans can be told apart.
+
+        Deterministic models do so anyway. Raises InputError for models whose mean has no closed form.
+        """
+        if self.conditioning == "states":
+            raise InputError("predict: the model predicts without actions; accepted are actions and joint")
+        horizon, count = actions.shape[2], actions.shape[1]
+        return self._sample(context, horizon, count, actions, past_actions, None, expected=True)[0]
+
     def _sample(
         self,
         context: Tensor,
@@ -290,6 +302,7 @@ class TrajectoryModel(nn.Module):
         actions: Tensor | None,
         past_actions: Tensor | None,
         generator: torch.Generator | None,
+        expected: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         self._check_context(context)
         if horizon < 1 or num_samples < 1:
@@ -311,7 +324,7 @@ class TrajectoryModel(nn.Module):
         for i in range(0, len(rows), MAX_ROWS):
             part = None if actions is None else actions[i : i + MAX_ROWS]
             before = None if past is None else past[i : i + MAX_ROWS]
-            states, acts = self._roll(rows[i : i + MAX_ROWS], horizon, part, before, generator)
+            states, acts = self._roll(rows[i : i + MAX_ROWS], horizon, part, before, generator, expected)
             chunks.append(states)
             if acts is not None:
                 taken.append(acts)
@@ -325,6 +338,7 @@ class TrajectoryModel(nn.Module):
         actions: Tensor | None,
         past: Tensor | None,
         generator: torch.Generator | None,
+        expected: bool,
     ) -> tuple[Tensor, Tensor | None]:
         width = self.window_frames
         windows = math.ceil(horizon / width)
@@ -336,7 +350,10 @@ class TrajectoryModel(nn.Module):
         for w in range(windows):
             part = None if actions is None else actions[:, w * width : (w + 1) * width]
             known = {**self.condition(context, part, past), **kept}
-            if self.conditioning == "joint" and part is not None:
+            if expected:
+                assert part is not None
+                x = self._expected_window(known, self.scale_actions(part).flatten(1))
+            elif self.conditioning == "joint" and part is not None:
                 x = self._follow_window(known, self.scale_actions(part).flatten(1), generator)
             else:
                 x = self._sample_window(known, generator)
@@ -453,6 +470,13 @@ class TrajectoryModel(nn.Module):
         if not torch.isfinite(actions).all():
             raise InputError("actions: hold NaN or infinite values")
         return actions
+
+    def _expected_window(self, condition: dict[str, Tensor], actions: Tensor) -> Tensor:
+        """The mean x (B, n) under scaled actions (B, W A); an action-conditional condition holds them too."""
+        raise InputError(
+            f"predict: the mean of a {self.conditioning} {self.kind} model has no closed form; accepted are "
+            "action-conditional fc, and energy models on a mixture of Gaussians"
+        )
 
     # --- files ------------------------------------------------------------------------------------------
 

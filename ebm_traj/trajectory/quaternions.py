@@ -12,8 +12,8 @@ SMALLEST_SINE = 1e-7
 IDENTITY = (1, 0, 0, 0, 1, 0, 0, 0, 1)
 
 
-# Products of two quaternions are linear in the 16 products of their numbers: one matrix product in place of some
-# thirty small operations, which were most of what the features of a frame cost.
+# Products of two quaternions are linear in the 16 products of their numbers: one matrix product in place of
+# some thirty small operations, which were most of what the features of a frame cost.
 W, X, Y, Z = range(4)
 MATRIX_TERMS = (  # of R - 1, row by row: (factor, i, j) stands for factor * q_i q_j
     ((-2, Y, Y), (-2, Z, Z)), ((2, X, Y), (-2, W, Z)), ((2, X, Z), (2, W, Y)),

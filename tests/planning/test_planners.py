@@ -41,6 +41,10 @@ class Point(TrajectoryModel):
         noise = NOISE * torch.empty_like(actions).normal_(generator=generator)
         return context[:, -1, None, None] + (SPEED * actions + noise).cumsum(2)
 
+    def predict(self, context, actions, *, past_actions=None):
+        self.calls += 1
+        return context[:, -1, None, None] + (SPEED * actions).cumsum(2)
+
     def sample_with_actions(self, context, horizon, num_samples, *, past_actions=None, generator=None):
         actions = torch.empty(len(context), num_samples, horizon, 2).uniform_(-1, 1, generator=generator)
         return self.sample(context, horizon, num_samples, actions=actions, generator=generator), actions

@@ -1,6 +1,9 @@
 """`rollout` drives any Gymnasium environment, records what it did, and refuses what does not fit."""
 
+import dataclasses
+
 import gymnasium
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -13,6 +16,7 @@ from ebm_traj.core.trainer import TrainerConfig
 from ebm_traj.errors import InputError
 from ebm_traj.planning.rollout import rollout
 from ebm_traj.planning.rollout_data import Rollout
+from ebm_traj.planning.sampling import PlannerConfig, SamplingPlanner
 from ebm_traj.trajectory.ebm import EBMConfig
 from ebm_traj.trajectory.fc import FCConfig
 from ebm_traj.trajectory.model import NetworkConfig
@@ -133,8 +137,8 @@ def test_file_round_trip(models, tmp_path):
     path = tmp_path / "r.h5"
     result.save(path)
     again = Rollout.load(path)
-    for name in ("states", "actions", "futures", "energies", "chosen", "planned_at", "success"):
-        assert np.array_equal(getattr(again, name), getattr(result, name)), name
+    for name in ("states", "actions", "futures", "energies", "chosen", "planned_at", "success", "surprise"):
+        assert np.array_equal(getattr(again, name), getattr(result, name), equal_nan=name == "surprise"), name
     assert again.meta == result.meta and again.scores() == result.scores()
     with pytest.raises(InputError, match="exists already"):
         result.save(path)
@@ -155,6 +159,82 @@ def test_an_environment_that_cannot_be_drawn_says_what_to_do(models, tmp_path):
     result = rollout(ToyEnv(), models["states"], 3, futures=2, horizon=2)
     with pytest.raises(InputError, match="record_frames=True"):
         result.video(tmp_path / "r.mp4")
+
+
+# --- surprise ------------------------------------------------------------------------------------------
+
+
+class PushedEnv(ToyEnv):
+    """Something pushes the robot at one step."""
+
+    def step(self, action):
+        if self.t == 15:
+            self.place = self.place + np.array([1.0, -1.0])  # 20 standard deviations of its noise
+        return super().step(action)
+
+
+def test_surprise_is_highest_where_the_environment_was_disturbed(models):
+    result = rollout(PushedEnv(), models["actions"], 25, futures=4, horizon=2)
+    assert result.surprise.shape == (25,)
+    assert np.isnan(result.surprise[0]) and np.isfinite(result.surprise[1:]).all()  # a context of two frames
+    assert np.nanargmax(result.surprise) == 15
+    assert result.surprise[15] > 5 + np.nanmedian(result.surprise)
+    assert "at step 15" in result.summary()
+
+
+def test_where_there_is_no_surprise_it_says_why(models, toy, tmp_path):
+    network = dataclasses.replace(NETWORK, window_frames=2)
+    settings = TrainSettings(TrainerConfig(iterations=2, validate_every=0), inverse_iterations=2)
+    model = train(toy, "ebm", dataclasses.replace(EBM, network=network), settings, tmp_path / "run")
+    result = rollout(ToyEnv(), model, 4, futures=2, horizon=2)
+    assert np.isnan(result.surprise).all()
+    assert "windows of 2 frames" in result.summary()
+    result.plot(tmp_path / "r.png")
+
+
+def test_a_file_from_before_surprise_still_loads(models, tmp_path):
+    path = tmp_path / "r.h5"
+    rollout(ToyEnv(), models["actions"], 4, futures=2, horizon=2).save(path)
+    with h5py.File(path, "a") as file:
+        del file["surprise"]
+    again = Rollout.load(path)
+    assert again.surprise.shape == (4,) and np.isnan(again.surprise).all()
+
+
+class ShortPlans:
+    """Plans of which a deadline cuts every other one short."""
+
+    def __init__(self, model):
+        self.model, self.context_frames, self.calls = model, model.context_frames, 0
+        self.planner = SamplingPlanner(model, PlannerConfig(futures=4, horizon=4))
+
+    def reset(self):
+        self.planner.reset()
+
+    def plan(self, *seen, ahead=0, deadline=None):
+        plan = self.planner.plan(*seen, ahead=ahead)
+        self.calls += 1
+        if self.calls % 2:
+            return plan
+        return dataclasses.replace(plan, states=plan.states[:, :, :2], actions=plan.actions[:, :, :2])
+
+
+def test_futures_cut_short_are_drawn(models, tmp_path, monkeypatch):
+    result = rollout(ToyEnv(), ShortPlans(models["actions"]), 8, replan_every=4, horizon=4)
+    assert np.isnan(result.futures[1, :, 2:]).all() and np.isfinite(result.futures[1, :, :2]).all()
+    assert all(np.isfinite(value) for value in result.scores().values())
+    result.plot(tmp_path / "r.png")
+    drawn = []
+
+    def renderer(env_id, env_kwargs, width, height):
+        return lambda state, ghosts: (
+            drawn.append(np.stack([state, *ghosts])) or np.zeros((64, 64, 3), np.uint8)
+        )
+
+    monkeypatch.setattr("ebm_traj.envs.render.state_renderer", renderer)
+    result.video(tmp_path / "r.mp4")
+    assert len(drawn) == len(result.states) and np.isfinite(drawn).all()
+    assert (tmp_path / "r.mp4").stat().st_size > 0
 
 
 # --- bad input ----------------------------------------------------------------------------------------

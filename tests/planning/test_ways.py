@@ -63,7 +63,7 @@ def take(count, seed, directions=DIRECTIONS):
 def judge():
     ends = np.empty((CONTEXTS, 2 * HALF))
     ends[:, ::2], ends[:, 1::2] = take(HALF, 1), take(HALF, 2)
-    contexts = states(np.zeros((CONTEXTS)))[:, :3]
+    contexts = states(np.zeros(CONTEXTS))[:, :3]
     return WaysJudge(SPEC, contexts, states(ends, 0.02), WaysConfig(radius=0.2))
 
 
@@ -224,5 +224,7 @@ def test_the_command_writes_page_figures_and_numbers(study, call_script, capsys)
 )
 def test_the_command_refuses_in_one_line(study, call_script, capsys, argv, message):
     with pytest.raises(SystemExit) as end:
-        call_script("ways", "--data", str(study), "--runs", str(study / "tiny"), "--out", str(study / "no"), *argv)
+        call_script(
+            "ways", "--data", str(study), "--runs", str(study / "tiny"), "--out", str(study / "no"), *argv
+        )
     assert end.value.code == 2 and message in capsys.readouterr().err

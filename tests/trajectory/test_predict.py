@@ -1,0 +1,76 @@
+"""`predict`: the mean of what a model would draw under given actions."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from ebm_traj.core.contrastive import ContrastiveConfig
+from ebm_traj.core.langevin import LangevinConfig
+from ebm_traj.datasets.statistics import with_training_statistics
+from ebm_traj.errors import InputError
+from ebm_traj.trajectory.ebm import EBMConfig, TrajectoryEBM
+from ebm_traj.trajectory.fc import FCConfig, FCModel
+from ebm_traj.trajectory.flow import FlowConfig, FlowModel
+from ebm_traj.trajectory.model import NetworkConfig
+
+NETWORK = NetworkConfig(context_frames=2, width=8, depth=2)
+START_ALONE = ContrastiveConfig(langevin=LangevinConfig(steps=0))
+BOX = np.ones(2, np.float32)
+
+
+def make(toy, cls, config, conditioning):
+    torch.manual_seed(0)
+    return cls(config, with_training_statistics(toy), -BOX, BOX, conditioning).eval()
+
+
+def inputs(model, samples=3, horizon=1):
+    frames = torch.zeros(2, 2, 7)
+    frames[..., 2] = 1.0
+    actions = torch.rand(2, samples, horizon, 2, generator=torch.Generator().manual_seed(0)) - 0.5
+    past = {"past_actions": torch.zeros(2, model.action_history, 2)} if model.action_history else {}
+    return frames, actions, past
+
+
+@pytest.mark.parametrize("conditioning", ["actions", "joint"])
+@pytest.mark.parametrize("window", [1, 2])
+def test_it_is_the_mean_of_many_futures(toy, conditioning, window):
+    network = dataclasses.replace(NETWORK, window_frames=window)
+    model = make(toy, TrajectoryEBM, EBMConfig(network, contrastive=START_ALONE), conditioning)
+    frames, actions, past = inputs(model, horizon=window)
+    expected = model.predict(frames, actions, **past)
+    assert expected.shape == (2, 3, window, 7) and torch.equal(
+        expected, model.predict(frames, actions, **past)
+    )
+    many = actions.repeat_interleave(3000, 1)
+    drawn = model.sample(frames, window, 9000, actions=many, **past).unflatten(1, (3, 3000))
+    x, y = (drawn[..., :2].mean(2) - expected[..., :2]).abs(), drawn[..., :2].std(2)
+    assert bool((x < 5 * y / 3000**0.5 + 1e-4).all())
+
+
+def test_a_joint_model_follows_the_actions_it_is_given(toy):
+    model = make(toy, TrajectoryEBM, EBMConfig(NETWORK, contrastive=START_ALONE), "joint")
+    frames, actions, past = inputs(model, horizon=4)
+    generator = torch.Generator
+    a, b = (
+        model.sample(frames, 4, 3, actions=actions, generator=generator().manual_seed(1), **past)
+        for _ in "ab"
+    )
+    other = model.sample(frames, 4, 3, actions=-actions, generator=generator().manual_seed(1), **past)
+    assert torch.equal(a, b) and not torch.allclose(a, other)
+
+
+def test_models_without_a_mean_say_so(toy):
+    flow = make(toy, FlowModel, FlowConfig(NETWORK), "actions")
+    frames, actions, past = inputs(flow)
+    with pytest.raises(InputError, match="no closed form"):
+        flow.predict(frames, actions, **past)
+    with pytest.raises(InputError, match="predicts without actions"):
+        make(toy, FCModel, FCConfig(NETWORK), "states").predict(frames, actions)
+    fc = make(toy, FCModel, FCConfig(NETWORK), "actions")
+    assert torch.equal(fc.predict(frames, actions), fc.sample(frames, 1, 3, actions=actions))
+    joint = make(toy, FlowModel, FlowConfig(NETWORK), "joint")
+    frames, actions, past = inputs(joint)
+    with pytest.raises(InputError, match="draws its own"):
+        joint.sample(frames, 1, 3, actions=actions, **past)
