@@ -56,6 +56,7 @@ demo: install
 # one line a model: folder, then the settings that differ
 define STUDY_MODELS
 ebm --model ebm --conditioning joint --iterations $$((12000 / $(SHORTER)))
+ebm-small --model ebm --conditioning joint --network.width 128 --correction-width 64 --iterations $$((14000 / $(SHORTER)))
 ebm-fast --model ebm --conditioning joint --network.width 128 --correction-width 64 --network.window-frames 2 --iterations $$((10000 / $(SHORTER)))
 ebm-denoising --model ebm --conditioning joint --training denoising --denoising.batch-size 256 --iterations $$((22000 / $(SHORTER)))
 flow --model flow --conditioning joint --iterations $$((33000 / $(SHORTER)))
@@ -84,7 +85,7 @@ study: install
 			--ema-decay 0.998 --validate-every 1000 $$(test -d $(STUDY)/runs/$$name && echo --resume) || exit 1; \
 	done
 	cd $(STUDY)/runs && $(CURDIR)/$(PY) $(CURDIR)/scripts/compare.py --data ../data --out ../report --overwrite \
-		--rollouts 2000 --runs ebm ebm-fast ebm-denoising flow diffusion mixture gaussian fc fc-spectral
+		--rollouts 2000 --runs ebm ebm-small ebm-fast ebm-denoising flow diffusion mixture gaussian fc fc-spectral
 	cd $(STUDY)/runs && $(CURDIR)/$(PY) $(CURDIR)/scripts/compare.py --data ../data --out ../report-actions \
 		--overwrite --rollouts 2000 --runs ebm-actions fc-actions
 

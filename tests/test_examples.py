@@ -12,7 +12,7 @@ from ebm_traj.cli import run
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TINY = "--seed 3 --steps 4 --rollouts 1"
-LEARNING = f"{TINY} --episodes 20 --iterations 4"
+LEARNING = f"{TINY} --episodes 10 --iterations 4"
 CALLS = {
     "hand_block": f"{TINY} --futures 4 --horizon 4",
     "pusher": LEARNING,

@@ -82,8 +82,11 @@ def rollout(
         log.see(observation, env, record_frames)
         plan, ahead = None, 0
         for t in range(steps):
-            used_up = plan is None or ahead >= min(replan_every, plan.horizon)
-            if used_up or log.parted(plan, ahead, replan_beyond):
+            if (
+                plan is None
+                or ahead >= min(replan_every, plan.horizon)
+                or log.parted(plan, ahead, replan_beyond)
+            ):
                 began = time.perf_counter()
                 deadline = None if deadline_ms is None else began + deadline_ms / 1000
                 seen = log.context(), log.past_actions()
@@ -117,12 +120,11 @@ def with_surprise(result: Rollout, model: TrajectoryModel) -> Rollout:
 
     A whole episode at once, after it: nothing that a control loop has to wait for.
     """
-    found, why = None, {}
     try:
         found = surprise(model, result.states[None], result.actions[None])[0]
     except InputError as error:
-        why = {NO_SURPRISE: str(error)}
-    return dataclasses.replace(result, surprise=found, meta=result.meta | why)
+        return dataclasses.replace(result, meta=result.meta | {NO_SURPRISE: str(error)})
+    return dataclasses.replace(result, surprise=found)
 
 
 def open_env(env_id: str, **kwargs: Any) -> Any:
@@ -197,9 +199,11 @@ class _Log:
         futures, energies = plan.states[0].cpu().numpy(), plan.energies[0].cpu().numpy()
         self.plans.append((t, futures, energies, int(plan.chosen[0]), milliseconds))
 
-    def parted(self, plan: Plan | None, ahead: int, beyond: float | None) -> bool:
-        """Whether the last observed frame is too far from the planned one."""
-        if beyond is None or plan is None or ahead == 0:
+    def is_over(self, plan: Plan, ahead: int, replan_every: int, beyond: float | None) -> bool:
+        """Whether a plan was acted on long enough, or the last observed frame is too far from the planned one."""
+        if ahead >= min(replan_every, plan.horizon):
+            return True
+        if beyond is None or ahead == 0:
             return False
         spec = self.model.spec
         assert spec.change_std is not None

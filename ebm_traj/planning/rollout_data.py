@@ -59,7 +59,7 @@ class Rollout:
     """(R,) milliseconds of sampling and choosing."""
     step_ms: NDArray[np.float64]
     """(T,) milliseconds of the environment's step."""
-    surprise: NDArray[np.float64] | None = None  # type: ignore[assignment]
+    surprise: NDArray[np.float64] = dataclasses.field(default_factory=lambda: np.empty(0))
     """(T,) how far what each step led to was from what the model expected after that action, in standard
     deviations of the energies of its own draws (of a model without a density: its root mean square error, in
     one-step changes), see `planning.monitor`. NaN while the context is not full, or if it is not known."""
@@ -69,7 +69,7 @@ class Rollout:
     """Pictures (height, width, 3) rendered on the way, if asked for; not saved with the rest."""
 
     def __post_init__(self) -> None:
-        if self.surprise is None:
+        if not len(self.surprise):
             self.surprise = np.full(len(self.actions), np.nan)
 
     def scores(self) -> dict[str, float]:
