@@ -82,11 +82,7 @@ def rollout(
         log.see(observation, env, record_frames)
         plan, ahead = None, 0
         for t in range(steps):
-            if (
-                plan is None
-                or ahead >= min(replan_every, plan.horizon)
-                or log.parted(plan, ahead, replan_beyond)
-            ):
+            if plan is None or log.is_over(plan, ahead, replan_every, replan_beyond):
                 began = time.perf_counter()
                 deadline = None if deadline_ms is None else began + deadline_ms / 1000
                 seen = log.context(), log.past_actions()
@@ -200,7 +196,7 @@ class _Log:
         self.plans.append((t, futures, energies, int(plan.chosen[0]), milliseconds))
 
     def is_over(self, plan: Plan, ahead: int, replan_every: int, beyond: float | None) -> bool:
-        """Whether a plan was acted on long enough, or the last observed frame is too far from the planned one."""
+        """Whether a plan was acted on long enough, or what was observed last is too far from it."""
         if ahead >= min(replan_every, plan.horizon):
             return True
         if beyond is None or ahead == 0:
