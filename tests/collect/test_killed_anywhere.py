@@ -103,6 +103,6 @@ def test_killed_at_twenty_moments_it_ends_with_the_same_bytes(tmp_path: Path):
     )
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout)
-    assert found["killed"] == 20 and found["stages"] > 3  # it did go on from one kill to the next
+    assert found["killed"] == 20 and found["stages"] > 2  # it did go on from one kill to the next
     half_written = [name for names in found["left"].values() for name in names if name.startswith(".")]
     assert half_written  # and was met while writing

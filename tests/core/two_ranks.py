@@ -139,7 +139,8 @@ def held_out(energy: Energy) -> float:
 
 def curve(rank: int, world: int, seed: int, fabric, folder: Path) -> list[float]:
     """Held-out error of a contrastive training at its start and its end."""
-    folder.mkdir(exist_ok=True, parents=True)
+    if rank == 0:
+        folder.mkdir(exist_ok=True, parents=True)
     config = TrainerConfig(
         iterations=55, learning_rate=3e-2, final_learning_rate=1.0, warmup=1, log_every=55, seed=seed
     )
@@ -191,7 +192,7 @@ def main(folder: Path) -> None:
 
     def place(name: str) -> Path:
         """Only rank 0 is given a folder that exists."""
-        path = folder / name if rank == 0 else Path("/nowhere") / name
+        path = folder / name if rank == 0 else folder / "nowhere" / name
         if rank == 0:
             path.mkdir(exist_ok=True)
         return path
