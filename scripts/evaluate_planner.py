@@ -23,6 +23,8 @@ class Args:
     future, as behaviour cloning does."""
     sampling: PlannerConfig = dataclasses.field(default_factory=PlannerConfig)
     cem: CEMConfig = dataclasses.field(default_factory=CEMConfig)
+    prior: str | None = None
+    """With cem: a joint model whose own actions are among the first; default: the model, if joint."""
     replan_every: int = 2
     """Steps acted on before planning anew."""
     chain_steps: int | None = None
@@ -75,7 +77,7 @@ def main(args: Args) -> None:
     wish = goal(model.spec, position=args.position_weight, final=args.final_weight)
     planner: Planner
     if args.planner == "cem":
-        planner = CEMPlanner(model, args.cem, wish)
+        planner = CEMPlanner(model, args.cem, wish, load(args.prior, "cpu") if args.prior else None)
     elif args.planner == "first":
         one = PlannerConfig(futures=1, horizon=args.replan_every, method="shooting")
         planner = SamplingPlanner(model, one)

@@ -58,8 +58,12 @@ class CEMPlanner:
         model: TrajectoryModel,
         config: CEMConfig | None = None,
         energies: Mapping[str, FutureEnergy] | FutureEnergy | None = None,
+        prior: TrajectoryModel | None = None,
     ) -> None:
-        """Raises InputError without wishes, or if the model is not told actions."""
+        """`prior`: a joint model that draws `prior_share` of the first sequences; default: the model, if joint.
+
+        Raises InputError without wishes, if the model is not told actions, or if the prior does not fit it.
+        """
         if energies is None:
             raise InputError("CEM: needs energies to plan by, such as planning.energies.goal(model.spec)")
         if model.conditioning == "states":
@@ -67,7 +71,14 @@ class CEMPlanner:
         self.model = model
         self.config = config or CEMConfig()
         self.energies = dict(energies) if isinstance(energies, Mapping) else {"energy": energies}
-        self.context_frames = model.context_frames
+        self.prior = prior or (model if model.conditioning == "joint" else None)
+        if prior is not None:
+            found = prior.spec.difference(model.spec)
+            if prior.conditioning != "joint":
+                found = f"its conditioning is '{prior.conditioning}'"
+            if found:
+                raise InputError(f"CEM prior: {found}; accepted is a joint model of the same state")
+        self.context_frames = max(m.context_frames for m in (model, self.prior) if m is not None)
         self._mean: Tensor | None = None
 
     def reset(self) -> None:
@@ -93,21 +104,21 @@ class CEMPlanner:
             tail = mean[:, -1:].expand(-1, ahead, -1)
             mean = torch.cat([mean[:, ahead:], tail], 1)
         spread = torch.full_like(mean, config.noise)
-        seen = {"past_actions": past_actions} if model.action_history else {}
-        own = int(config.prior_share * config.futures) if model.conditioning == "joint" else 0
+        prior, own = self.prior, int(config.prior_share * config.futures)
         rounds, settled = 0, True
         for rounds in range(1, config.rounds + 1):
             noise = torch.empty(
                 batch, config.futures, *mean.shape[1:], dtype=mean.dtype, device=mean.device
             ).normal_(generator=generator)
             scaled = (mean[:, None] + spread[:, None] * noise).clamp(-1, 1)
-            if rounds == 1 and own:
-                drawn = model.sample_with_actions(context, config.horizon, own, generator=generator, **seen)[
-                    1
-                ]
+            if rounds == 1 and own and prior is not None:
+                known = {"past_actions": past_actions} if prior.action_history else {}
+                seen = context[:, -prior.context_frames :]
+                drawn = prior.sample_with_actions(seen, config.horizon, own, generator=generator, **known)[1]
                 scaled[:, :own] = model.scale_actions(drawn)
             actions = model.unscale_actions(scaled)
-            futures = follow(model, context, past_actions, actions, config.particles, generator)
+            seen = context[:, -model.context_frames :]
+            futures = follow(model, seen, past_actions, actions, config.particles, generator)
             wish = self._wish(futures.flatten(0, 1)).view(batch, config.futures, -1).mean(2)
             best = wish.topk(config.elites, largest=False).indices
             elites = scaled.gather(1, best[..., None, None].expand(-1, -1, *scaled.shape[2:]))

@@ -155,3 +155,21 @@ def test_langevin_needs_an_energy_and_a_wish_gives_one_number_a_future():
     planner = SamplingPlanner(Point(), PlannerConfig(futures=4, horizon=3), {"bad": lambda s: s.mean()})
     with pytest.raises(InputError, match="energy 'bad': gave shape"):
         plan_with(planner)
+
+
+def test_cem_begins_with_what_a_prior_would_do():
+    class Still(Point):
+        def sample_with_actions(self, context, horizon, num_samples, *, past_actions=None, generator=None):
+            actions = torch.full((len(context), num_samples, horizon, 2), 0.9)
+            return self.predict(context, actions), actions
+
+    def fits(spec, other):
+        return None
+
+    config = CEMConfig(rounds=1, futures=8, horizon=5, noise=0.01, prior_share=0.25)
+    model, prior = Point("actions"), Still()
+    model.spec = prior.spec = type("Spec", (), {"difference": fits})()
+    plan = plan_with(CEMPlanner(model, config, to(1.0, 1.0), prior))
+    assert torch.allclose(plan.chosen_actions(), torch.full((3, 5, 2), 0.9))
+    with pytest.raises(InputError, match="conditioning is 'actions'"):
+        CEMPlanner(model, config, to(1.0, 1.0), model)
