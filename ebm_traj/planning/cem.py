@@ -60,7 +60,7 @@ class CEMPlanner:
         energies: Mapping[str, FutureEnergy] | FutureEnergy | None = None,
         prior: TrajectoryModel | None = None,
     ) -> None:
-        """`prior`: a joint model that draws `prior_share` of the first sequences; default: the model, if joint.
+        """`prior`: a joint model that draws `prior_share` of the first sequences; else the model, if joint.
 
         Raises InputError without wishes, if the model is not told actions, or if the prior does not fit it.
         """
