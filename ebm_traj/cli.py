@@ -50,3 +50,17 @@ def json_object(option: str, text: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{option} {text}: needed is a JSON object")
     return values
+
+
+def pick_device(name: str | None) -> str:
+    """The device of --device, or a GPU if there is one; InputError if torch finds none such here."""
+    import torch  # takes a second, which --help need not
+
+    device = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise InputError(
+            f"--device {device}: not on this machine; accepted are cpu and what torch finds"
+        ) from None
+    return device

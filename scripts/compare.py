@@ -5,7 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from ebm_traj.cli import run
+from ebm_traj.cli import pick_device, run
 from ebm_traj.core.backends import SamplerBackend, set_backend
 from ebm_traj.datasets.branches import BRANCHES_FILE, Branches
 from ebm_traj.datasets.recording import Recording
@@ -60,21 +60,13 @@ def main(args: Args) -> None:
         if names.count(name) > 1:
             raise InputError(f"--runs: two folders are named '{name}'; rows need names of their own")
 
-    import torch
-
     from ebm_traj.trajectory.files import load
     from ebm_traj.yardstick.columns import text_table
     from ebm_traj.yardstick.compare import check_models, compare, context_frames, plan_horizon
     from ebm_traj.yardstick.report import write_report
 
     recording = Recording(args.data)
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        raise InputError(
-            f"--device {device}: not on this machine; accepted are cpu and what torch finds"
-        ) from None
+    device = pick_device(args.device)
     models = {name: load(folder, device) for name, folder in zip(names, args.runs, strict=True)}
     check_models(recording, models)
     horizon = plan_horizon(recording, models, args.horizon)

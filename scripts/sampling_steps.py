@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from ebm_traj.cli import run
+from ebm_traj.cli import pick_device, run
 from ebm_traj.datasets.branches import BRANCHES_FILE, Branches
 from ebm_traj.datasets.recording import Recording
 from ebm_traj.errors import InputError
@@ -67,8 +67,6 @@ def main(args: Args) -> None:
         if value is not None and value < 2:
             raise InputError(f"--{name.replace('_', '-')} {value}: accepted are 2 and more")
 
-    import torch
-
     from ebm_traj.core.convergence import UntilConverged
     from ebm_traj.trajectory.ebm import TrajectoryEBM
     from ebm_traj.trajectory.files import load
@@ -77,13 +75,7 @@ def main(args: Args) -> None:
     from ebm_traj.yardstick.table import write_atomically
 
     recording = Recording(args.data)
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        raise InputError(
-            f"--device {device}: not on this machine; accepted are cpu and what torch finds"
-        ) from None
+    device = pick_device(args.device)
     model = load(args.run, device)
     if not isinstance(model, TrajectoryEBM):
         raise InputError(f"{args.run}: a model of kind '{model.kind}'; accepted are energy models")

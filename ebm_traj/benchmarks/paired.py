@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ebm_traj.cli import pick_device
 from ebm_traj.errors import InputError
 
 MOST_REPEATS = 10_000
@@ -184,14 +185,10 @@ def text_of(value: Any) -> str:
 
 def find_device(name: str | None) -> torch.device:
     """The device of this name, or a GPU if there is one; InputError if this machine has none such."""
-    device = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError):
-        raise InputError(f"--device {device}: not on this machine; accepted are cpu and cuda") from None
-    if found.type not in ("cpu", "cuda"):
+    device = torch.device(pick_device(name))
+    if device.type not in ("cpu", "cuda"):
         raise InputError(f"--device {device}: accepted are cpu and cuda")
-    return found
+    return torch.empty(0, device=device).device  # cuda with its number
 
 
 @contextlib.contextmanager

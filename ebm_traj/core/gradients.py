@@ -51,10 +51,6 @@ class BoundEnergy(Protocol):
         """
         ...
 
-    def rows(self, start: int, stop: int) -> "BoundEnergy":
-        """The same energy for some of its rows, with buffers of its own: threads walk side by side."""
-        ...
-
 
 class InputGradient(Protocol):
     """The body of a network: x (B, n) to its value (B,) and gradient (B, n), in buffers."""
@@ -63,32 +59,13 @@ class InputGradient(Protocol):
         """Without `need_value` the value is not computed and what stands for it means nothing."""
         ...
 
-    def rows(self, start: int, stop: int) -> "InputGradient":
-        """The same for some of the rows, with buffers of its own."""
-        ...
-
-
-class Buffers:
-    """Tensors that are allocated once and used again at each call."""
-
-    def __init__(self) -> None:
-        self._kept: dict[str, Tensor] = {}
-
-    def __call__(self, name: str, like: Tensor, columns: int) -> Tensor:
-        """(rows of `like`, columns), with unspecified content."""
-        kept = self._kept.get(name)
-        if kept is None or kept.shape != (len(like), columns) or kept.dtype != like.dtype:
-            kept = self._kept[name] = like.new_empty(len(like), columns)
-        return kept
-
 
 class Silu:
     """a = h sigmoid(h), and the factor that a gradient is multiplied with on its way back."""
 
-    def __init__(self, like: Tensor, columns: int) -> None:
-        """Of (rows of `like`, columns)."""
-        self.slope = like.new_empty(len(like), columns)
-        self.activated = like.new_empty(len(like), columns)
+    def __init__(self, like: Tensor) -> None:
+        """For any h of the shape of `like`."""
+        self.slope, self.activated = torch.empty_like(like), torch.empty_like(like)
         self.one = like.new_ones(())
 
     def __call__(self, h: Tensor) -> Tensor:
@@ -107,15 +84,12 @@ class MLPGradient:
         self.form = form
         self._shape: tuple[int, ...] = ()
 
-    def rows(self, start: int, stop: int) -> "MLPGradient":
-        return MLPGradient(dataclasses.replace(self.form, first=self.form.first[start:stop]))
-
     def _prepare(self, x: Tensor) -> None:
         """Buffers for x, and weights the way they are multiplied on the way back."""
         form, width = self.form, self.form.x_weight.shape[1]
         self._shape = tuple(x.shape)
-        self._silus = [Silu(x, width) for _ in range(1 + len(form.hidden))]
         self._h, self._g = x.new_empty(len(x), width), x.new_empty(len(x), width)
+        self._silus = [Silu(self._h) for _ in range(1 + len(form.hidden))]
         self._value, self._out = x.new_empty(len(x)), torch.empty_like(x)
         pairs = zip(self._silus, form.hidden, strict=False)
         self._forward = [(silu, weight, bias) for silu, (weight, bias) in pairs]
@@ -173,16 +147,12 @@ class ResidualGradient:
         self.first = first
         self._shape: tuple[int, ...] = ()
 
-    def rows(self, start: int, stop: int) -> "ResidualGradient":
-        first = self.first[start:stop]
-        return ResidualGradient(self.form, self.x_weight, self.last, self.last_bias, first)
-
     def _prepare(self, x: Tensor) -> None:
         width, depth = self.x_weight.shape[1], len(self.form.outer)
         self._shape = tuple(x.shape)
-        self._silus = [Silu(x, width) for _ in range(depth + 1)]  # of h_0, h_1, ..., h_depth
-        self._inner_silus = [Silu(x, width) for _ in range(depth)]
         self._h, self._back = x.new_empty(len(x), width), x.new_empty(len(x), width)
+        self._silus = [Silu(self._h) for _ in range(depth + 1)]  # of h_0, h_1, ..., h_depth
+        self._inner_silus = [Silu(self._h) for _ in range(depth)]
         self._seen = x.new_empty(len(x), depth * width)
         self._blocks = self._seen.split(width, dim=1)
         self._value, self._out = x.new_empty(len(x)), torch.empty_like(x)
@@ -235,10 +205,6 @@ class TemporalGradient:
         self.inner, self.outer = inner, outer
         self.last, self.last_bias = last, last_bias
 
-    def rows(self, start: int, stop: int) -> "TemporalGradient":
-        first = self.first[start:stop]
-        return TemporalGradient(first, self.x_weight, self.inner, self.outer, self.last, self.last_bias)
-
     def __call__(self, x: Tensor, need_value: bool = True) -> tuple[Tensor, Tensor]:
         """Value (B,) and gradient (B, n) at x (B, n)."""
         conv, conv_back = torch.nn.functional.conv1d, torch.nn.functional.conv_transpose1d
@@ -263,9 +229,8 @@ class TemporalGradient:
 
 def silu_and_slope(h: Tensor) -> tuple[Tensor, Tensor]:
     """silu(h) and its derivative, new tensors of h's shape."""
-    sigmoid = torch.sigmoid(h)
-    activated = h * sigmoid
-    return activated, torch.lerp(activated, torch.ones((), dtype=h.dtype, device=h.device), sigmoid)
+    silu = Silu(h)
+    return silu(h), silu.slope
 
 
 class BoundWithQuadratic:
@@ -276,22 +241,18 @@ class BoundWithQuadratic:
         self.energy = energy
         self.centre = centre
         self.precision = precision
-        self._buffers = Buffers()
+        self._away, self._pull = torch.empty_like(centre), torch.empty_like(centre)
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.energy(x) + 0.5 * (self.precision * (x - self.centre).square()).sum(-1)
 
     def value_and_gradient(self, x: Tensor, need_value: bool = True) -> tuple[Tensor, Tensor]:
         value, gradient = self.energy.value_and_gradient(x, need_value)
-        away = torch.sub(x, self.centre, out=self._buffers("away", x, x.shape[1]))
-        pull = torch.mul(away, self.precision, out=self._buffers("pull", x, x.shape[1]))
+        away = torch.sub(x, self.centre, out=self._away)
+        pull = torch.mul(away, self.precision, out=self._pull)
         if need_value:
             value = value.add_(away.mul_(pull).sum(1), alpha=0.5)
         return value, gradient.add_(pull)
-
-    def rows(self, start: int, stop: int) -> "BoundWithQuadratic":
-        part = slice(start, stop)
-        return BoundWithQuadratic(self.energy.rows(start, stop), self.centre[part], self.precision[part])
 
     def mlp_form(self) -> MLPForm | None:
         """The whole as one form, if the energy has one without a quadratic of its own."""
@@ -319,9 +280,6 @@ class BoundSum:
             value, gradient = value.add_(more, alpha=weight), gradient.add_(slope, alpha=weight)
         return value, gradient
 
-    def rows(self, start: int, stop: int) -> "BoundSum":
-        return BoundSum([part.rows(start, stop) for part in self.parts], self.weights)
-
 
 class BoundWithFunction:
     """A bound energy plus a function of (x, condition) (B,) that a user wrote, differentiated by autograd."""
@@ -347,10 +305,6 @@ class BoundWithFunction:
             if added.requires_grad:  # else it is a constant
                 gradient = gradient.add_(torch.autograd.grad(added.sum(), at)[0])
         return value.add_(added.detach()), gradient
-
-    def rows(self, start: int, stop: int) -> "BoundWithFunction":
-        condition = {name: values[start:stop] for name, values in self.condition.items()}
-        return BoundWithFunction(self.energy.rows(start, stop), self.function, condition)
 
 
 def mlp_form(energy: object) -> MLPForm | None:

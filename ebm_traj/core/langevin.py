@@ -162,7 +162,7 @@ def _one_launch_agrees(energy: EnergyOfX, start: Tensor, config: LangevinConfig)
     one that does not agree, and is said so once.
     """
     form = cast(MLPForm, mlp_form(energy))
-    key = (*form.x_weight.shape, len(form.hidden), form.precision is None, config.metropolis)
+    key = (*form.x_weight.shape, len(form.hidden), form.precision is None)
     if key not in _agrees:
         from ebm_traj.core.triton_chain import triton_langevin
 
@@ -211,8 +211,9 @@ def _unadjusted(
     record: bool,
 ) -> Chain:
     x = start.detach().clone(memory_format=torch.contiguous_format)
+    noise_scale = config.noise_scale
     drift = None if scale is None else -config.step_size * scale**2
-    spread = None if scale is None else config.noise_scale * scale
+    spread = None if scale is None else noise_scale * scale
     noise = torch.empty_like(x)
     states = []
     for _ in range(config.steps):
@@ -223,9 +224,9 @@ def _unadjusted(
             x.add_(gradient, alpha=-config.step_size)
         else:
             x.addcmul_(gradient, drift)
-        if config.noise_scale > 0:
+        if noise_scale > 0:
             noise.normal_(generator=generator)
-            x.add_(noise, alpha=config.noise_scale) if spread is None else x.addcmul_(noise, spread)
+            x.add_(noise, alpha=noise_scale) if spread is None else x.addcmul_(noise, spread)
         if record:
             states.append(x.clone())
     return Chain(

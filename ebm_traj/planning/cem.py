@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from ebm_traj.errors import InputError
-from ebm_traj.planning.energies import FutureEnergy
+from ebm_traj.planning.energies import FutureEnergy, named, total
 from ebm_traj.planning.following import follow
-from ebm_traj.planning.plan import Plan
-from ebm_traj.planning.sampling import late
+from ebm_traj.planning.plan import Plan, late
 from ebm_traj.trajectory.model import TrajectoryModel
 
 
@@ -64,13 +63,13 @@ class CEMPlanner:
 
         Raises InputError without wishes, if the model is not told actions, or if the prior does not fit it.
         """
-        if energies is None:
+        self.energies = named(energies)
+        if not self.energies:
             raise InputError("CEM: needs energies to plan by, such as planning.energies.goal(model.spec)")
         if model.conditioning == "states":
             raise InputError("CEM: the model predicts without actions; accepted are actions and joint")
         self.model = model
         self.config = config or CEMConfig()
-        self.energies = dict(energies) if isinstance(energies, Mapping) else {"energy": energies}
         self.prior = prior or (model if model.conditioning == "joint" else None)
         if prior is not None:
             found = prior.spec.difference(model.spec)
@@ -112,14 +111,15 @@ class CEMPlanner:
             ).normal_(generator=generator)
             scaled = (mean[:, None] + spread[:, None] * noise).clamp(-1, 1)
             if rounds == 1 and own and prior is not None:
-                known = {"past_actions": past_actions} if prior.action_history else {}
                 seen = context[:, -prior.context_frames :]
-                drawn = prior.sample_with_actions(seen, config.horizon, own, generator=generator, **known)[1]
+                _, drawn = prior.sample_with_actions(
+                    seen, config.horizon, own, past_actions=past_actions, generator=generator
+                )
                 scaled[:, :own] = model.scale_actions(drawn)
             actions = model.unscale_actions(scaled)
             seen = context[:, -model.context_frames :]
             futures = follow(model, seen, past_actions, actions, config.particles, generator)
-            wish = self._wish(futures.flatten(0, 1)).view(batch, config.futures, -1).mean(2)
+            wish = total(self.energies, futures.flatten(0, 1)).view(batch, config.futures, -1).mean(2)
             best = wish.topk(config.elites, largest=False).indices
             elites = scaled.gather(1, best[..., None, None].expand(-1, -1, *scaled.shape[2:]))
             keep = config.momentum if rounds > 1 else 0.0
@@ -132,6 +132,3 @@ class CEMPlanner:
         self._mean = mean
         states = futures[:, :: max(1, config.particles)]
         return Plan(states, actions, wish, wish.argmin(1), rounds, settled)
-
-    def _wish(self, states: Tensor) -> Tensor:
-        return torch.stack([energy(states) for energy in self.energies.values()]).sum(0)

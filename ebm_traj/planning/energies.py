@@ -4,7 +4,7 @@ Each is made for a `StateSpec` and maps raw states (M, H, D) to (M,), low where 
 function of a user's own will do as well.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -115,6 +115,26 @@ def smooth(spec: StateSpec) -> FutureEnergy:
         return bends.square().mean((1, 2))
 
     return energy
+
+
+def named(energies: Mapping[str, FutureEnergy] | FutureEnergy | None) -> dict[str, FutureEnergy]:
+    """Energies by name; a single one is called 'energy', none are none."""
+    if energies is None:
+        return {}
+    return dict(energies) if isinstance(energies, Mapping) else {"energy": energies}
+
+
+def total(energies: Mapping[str, FutureEnergy], states: Tensor) -> Tensor:
+    """Sum of the energies (M,) of states (M, H, D); InputError names one that gives another shape."""
+    added = states.new_zeros(len(states))
+    for name, energy in energies.items():
+        value = energy(states)
+        if value.shape != (len(states),):
+            raise InputError(
+                f"energy '{name}': gave shape {tuple(value.shape)}; accepted is ({len(states)},)"
+            )
+        added = added + value
+    return added
 
 
 def quaternion_angle(p: Tensor, q: Tensor) -> Tensor:

@@ -20,12 +20,12 @@ def follow(
     Those of one sequence of actions stand side by side. `particles` 0 asks for the model's mean prediction;
     models without one draw one future.
     """
-    past = past_actions if model.action_history else None
     if not particles:
         try:
-            return model.predict(context, actions, past_actions=past)
+            return model.predict(context, actions, past_actions=past_actions)
         except InputError:  # no mean in closed form
             pass
     many = actions.repeat_interleave(max(1, particles), 1)
-    seen = {} if past is None else {"past_actions": past}
-    return model.sample(context, many.shape[2], many.shape[1], actions=many, generator=generator, **seen)
+    return model.sample(
+        context, many.shape[2], many.shape[1], actions=many, past_actions=past_actions, generator=generator
+    )

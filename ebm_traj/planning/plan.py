@@ -1,6 +1,7 @@
 """`Plan` and the interface of all planners."""
 
 import dataclasses
+import time
 from typing import Protocol
 
 import torch
@@ -67,3 +68,8 @@ class Planner(Protocol):
         is when to hand over the best plan found so far.
         """
         ...
+
+
+def late(deadline: float | None) -> bool:
+    """Whether a deadline (of `time.perf_counter`) has passed."""
+    return deadline is not None and time.perf_counter() >= deadline

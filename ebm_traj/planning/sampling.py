@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import time
 from collections.abc import Mapping
 from typing import Literal, get_args
 
@@ -11,9 +10,9 @@ from torch import Tensor
 
 from ebm_traj.core.langevin import LangevinConfig, langevin
 from ebm_traj.errors import InputError
-from ebm_traj.planning.energies import FutureEnergy
+from ebm_traj.planning.energies import FutureEnergy, named, total
 from ebm_traj.planning.following import follow
-from ebm_traj.planning.plan import Plan
+from ebm_traj.planning.plan import Plan, late
 from ebm_traj.trajectory.model import TrajectoryModel
 
 Method = Literal["shooting", "resampling", "langevin", "both"]
@@ -119,9 +118,7 @@ class SamplingPlanner:
         """Raises InputError if the method needs what the model has not."""
         self.model = model
         self.config = config or PlannerConfig()
-        if energies is None:
-            energies = {}
-        self.energies = dict(energies) if isinstance(energies, Mapping) else {"energy": energies}
+        self.energies = named(energies)
         if self.config.method in ("langevin", "both") and not model.has_energy:
             raise InputError(
                 f"planner method '{self.config.method}': a model of kind '{model.kind}' has no energy"
@@ -148,16 +145,15 @@ class SamplingPlanner:
     ) -> Plan:
         """See `Planner.plan`."""
         config = self.config
-        improving = config.method in ("resampling", "both")
-        found = self._first(context, past_actions, generator, ahead, deadline, improving)
+        found = self._first(context, past_actions, generator, ahead, deadline)
         rounds, settled = 1, True
-        if improving and self.energies and found.actions is not None and self._follows:
+        if self._improves and found.actions is not None and self._follows:
             best = found.wish.min(1).values
             for rounds in range(2, config.rounds + 1):
                 if late(deadline):
                     rounds, settled = rounds - 1, False
                     break
-                found = self._improve(found, context, past_actions, generator, rounds - 2, deadline)
+                found = self._improve(found, context, past_actions, generator, rounds - 2)
                 now = found.wish.min(1).values
                 gain, best = (best - now).mean(), now
                 if gain < config.settle * best.abs().mean():
@@ -174,6 +170,11 @@ class SamplingPlanner:
         return plan
 
     @property
+    def _improves(self) -> bool:
+        """Whether candidates are chosen among on the way: there is something to choose by."""
+        return self.config.method in ("resampling", "both") and bool(self.energies)
+
+    @property
     def _follows(self) -> bool:
         """Whether the model can predict under given actions."""
         return self.model.conditioning == "actions" or type(self.model)._follow_window is not (
@@ -187,19 +188,18 @@ class SamplingPlanner:
         generator: torch.Generator,
         ahead: int,
         deadline: float | None,
-        improving: bool,
     ) -> Candidates:
         """The first M candidates: the model's own, and the last plan shifted."""
-        config, total = self.config, self.config.futures
-        warm = self._last if improving and self._follows and self.energies else None
+        config, futures = self.config, self.config.futures
+        warm = self._last if self._improves and self._follows else None
         if warm is not None and len(warm) != len(context):
             warm = None
-        count = 0 if warm is None else int(config.warm_share * total)
+        count = 0 if warm is None else int(config.warm_share * futures)
         if self.model.conditioning == "actions":
-            actions = self._smooth(past[:, -1:], total - count, generator)
-            found = self._follow(context, past, actions, generator, deadline)
+            actions = self._smooth(past[:, -1:], futures - count, generator)
+            found = self._follow(context, past, actions, generator)
         else:
-            found = self._own(context, past, total - count, generator, deadline, improving)
+            found = self._own(context, past, futures - count, generator, deadline)
         if warm is None or not count:
             return found
         horizon = found.states.shape[2]
@@ -207,7 +207,7 @@ class SamplingPlanner:
         shifted = torch.cat([warm[:, ahead:], tail], 1)[:, None, :horizon].expand(-1, count, -1, -1)
         again = self._perturb(shifted, config.noise / 2, generator)
         again[:, 0] = shifted[:, 0]
-        return found.join(self._follow(context, past, again, generator, None))
+        return found.join(self._follow(context, past, again, generator))
 
     def _own(
         self,
@@ -216,28 +216,28 @@ class SamplingPlanner:
         count: int,
         generator: torch.Generator,
         deadline: float | None,
-        resampling: bool,
     ) -> Candidates:
         """Futures of the model itself, in segments between which those that fare badly are replaced."""
         model, config, batch = self.model, self.config, len(context)
         joint = model.conditioning == "joint"
-        every = config.resample_every if resampling and self.energies else 0
-        segment = max(every, model.window_frames) if every or deadline is not None else config.horizon
-        segment = -(-segment // model.window_frames) * model.window_frames if every else segment
-        if deadline is not None and not every:
-            segment = model.window_frames
+        every, width = config.resample_every if self._improves else 0, model.window_frames
+        if every:
+            segment = -(-every // width) * width  # whole windows
+        else:
+            segment = config.horizon if deadline is None else width
         rows, before = context.repeat_interleave(count, 0), past.repeat_interleave(count, 0)
         states = rows.new_empty(batch * count, 0, rows.shape[-1])
         actions = before.new_empty(batch * count, 0, before.shape[-1])
         while states.shape[1] < config.horizon:
             steps = min(segment, config.horizon - states.shape[1])
-            seen = {"past_actions": before} if model.action_history else {}
             if joint:
-                new, acts = model.sample_with_actions(rows, steps, 1, generator=generator, **seen)
+                new, acts = model.sample_with_actions(
+                    rows, steps, 1, past_actions=before, generator=generator
+                )
                 actions = torch.cat([actions, acts[:, 0]], 1)
                 before = torch.cat([before, acts[:, 0]], 1)[:, -max(1, model.action_history) :]
             else:
-                new = model.sample(rows, steps, 1, generator=generator, **seen)
+                new = model.sample(rows, steps, 1, past_actions=before, generator=generator)
             states = torch.cat([states, new[:, 0]], 1)
             rows = torch.cat([rows, new[:, 0]], 1)[:, -model.context_frames :]
             if late(deadline):
@@ -257,10 +257,8 @@ class SamplingPlanner:
         past: Tensor,
         actions: Tensor,
         generator: torch.Generator,
-        deadline: float | None,
     ) -> Candidates:
-        """Futures under actions (B, m, H, A); fewer steps if the deadline comes in between."""
-        del deadline  # one call; it is looked at between rounds
+        """Futures under actions (B, m, H, A)."""
         particles = 0 if self.config.expected else 1
         states = follow(self.model, context, past, actions, particles, generator)
         return Candidates(states, actions, self._wish(states.flatten(0, 1)).view(len(context), -1))
@@ -272,7 +270,6 @@ class SamplingPlanner:
         past: Tensor,
         generator: torch.Generator,
         past_rounds: int,
-        deadline: float | None,
     ) -> Candidates:
         """Candidates around the best ones; the best of old and new remain."""
         assert found.actions is not None
@@ -284,7 +281,7 @@ class SamplingPlanner:
         picked = elites.pick(parents).actions
         assert picked is not None
         actions = self._perturb(picked, config.noise * 0.5**past_rounds, generator)
-        both = found.join(self._follow(context, past, actions, generator, deadline))
+        both = found.join(self._follow(context, past, actions, generator))
         return both.pick(both.wish.topk(config.futures, largest=False).indices)
 
     def _checked(
@@ -319,7 +316,6 @@ class SamplingPlanner:
         acts = model.scale_actions(found.actions.flatten(0, 1))
         rows, before = context.repeat_interleave(count, 0), past.repeat_interleave(count, 0)
         states_size = horizon * len(dims)
-        seen = {"past_actions": before} if model.action_history else {}
 
         def unpack(x: Tensor) -> tuple[Tensor, Tensor]:
             states = start.clone()
@@ -332,7 +328,7 @@ class SamplingPlanner:
         def energy(x: Tensor) -> Tensor:
             states, scaled = unpack(x)
             actions = scaled * model.action_half + model.action_centre
-            path = model.path_energy(rows, states[:, None], actions[:, None], **seen)[:, 0] * horizon
+            path = model.path_energy(rows, states[:, None], actions[:, None], before)[:, 0] * horizon
             return path + config.wish_weight * self._wish(states) if self.energies else path
 
         x = torch.cat([start[..., dims].flatten(1), acts.flatten(1)], 1)
@@ -357,23 +353,14 @@ class SamplingPlanner:
 
     def _wish(self, states: Tensor) -> Tensor:
         """Sum of the wishes (R,) of states (R, H, D)."""
-        total = states.new_zeros(len(states))
-        for name, energy in self.energies.items():
-            value = energy(states)
-            if value.shape != (len(states),):
-                raise InputError(
-                    f"energy '{name}': gave shape {tuple(value.shape)}; accepted is ({len(states)},)"
-                )
-            total = total + value
-        return total
+        return total(self.energies, states)
 
     def _total(self, found: Candidates, context: Tensor, past: Tensor) -> Tensor:
         """(B, M) what is chosen by: the wishes, or without any the model's energy."""
         model = self.model
         if self.energies or not model.has_energy or found.states.shape[2] < model.window_frames:
             return found.wish
-        seen = {"past_actions": past} if model.action_history else {}
-        return model.path_energy(context, found.states, found.actions, **seen)
+        return model.path_energy(context, found.states, found.actions, past)
 
     # --- actions ----------------------------------------------------------------------------------------
 
@@ -407,8 +394,3 @@ def systematic(weights: Tensor, generator: torch.Generator | None) -> Tensor:
     offset = torch.rand(len(weights), 1, generator=generator, device=weights.device)
     places = (torch.arange(count, device=weights.device) + offset) / count
     return torch.searchsorted(weights.cumsum(1), places.clamp(max=1 - 1e-6)).clamp_max(count - 1)
-
-
-def late(deadline: float | None) -> bool:
-    """Whether the deadline has passed."""
-    return deadline is not None and time.perf_counter() >= deadline

@@ -177,12 +177,11 @@ class BoundWindowEnergy:
         energy: WindowEnergy,
         encoded: Tensor,
         level: Tensor | None,
-        network: InputGradient | None = None,
     ) -> None:
         self.energy = energy
         self.encoded = encoded
         self.level = level
-        self._network = network
+        self._network: InputGradient | None = None
         self._shrink = None if level is None else (1 + level.square()).rsqrt()[:, None]
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -210,11 +209,6 @@ class BoundWindowEnergy:
         if need_value:
             value.add_(scaled.square().sum(1), alpha=0.5)
         return value, gradient.add_(scaled).mul_(self._shrink)
-
-    def rows(self, start: int, stop: int) -> "BoundWindowEnergy":
-        level = None if self.level is None else self.level[start:stop]
-        network = self.network.rows(start, stop)
-        return BoundWindowEnergy(self.energy, self.encoded[start:stop], level, network)
 
     def mlp_form(self) -> MLPForm | None:
         """For one-launch kernels; None with noise levels or another network."""
