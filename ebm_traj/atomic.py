@@ -24,6 +24,13 @@ def replacing(path: Path) -> Iterator[Path]:
     _sync(path.parent)
 
 
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write a file that is seen whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
 @contextlib.contextmanager
 def creating_folder(path: Path) -> Iterator[Path]:
     """Gives a temporary folder beside `path`, a new name; on leaving, it is synced and becomes `path`.

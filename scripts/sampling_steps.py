@@ -67,12 +67,12 @@ def main(args: Args) -> None:
         if value is not None and value < 2:
             raise InputError(f"--{name.replace('_', '-')} {value}: accepted are 2 and more")
 
+    from ebm_traj.atomic import write_atomically
     from ebm_traj.core.convergence import UntilConverged
     from ebm_traj.trajectory.ebm import TrajectoryEBM
     from ebm_traj.trajectory.files import load
     from ebm_traj.yardstick.compare import check_models, plan_horizon
     from ebm_traj.yardstick.sweep import chain_of, picture, settings_of, sweep, text_table
-    from ebm_traj.yardstick.table import write_atomically
 
     recording = Recording(args.data)
     device = pick_device(args.device)

@@ -32,7 +32,7 @@ from ebm_traj.benchmarks.paired import (
 )
 from ebm_traj.benchmarks.train import StepSettings, train_builders
 from ebm_traj.errors import InputError
-from ebm_traj.yardstick.theme import LIGHT, save, style
+from ebm_traj.theme import LIGHT, save, style
 
 CHAIN_VALUES: dict[str, tuple[int, ...]] = {
     "batch": (64, 128, 256, 512, 1024, 2048, 4096),

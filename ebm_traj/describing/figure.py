@@ -15,7 +15,7 @@ from ebm_traj.describing.measuring import Measured
 from ebm_traj.describing.outcomes import noise_share
 from ebm_traj.describing.table import dimensions, quaternion_name
 from ebm_traj.spec import SMALLEST_SCALE, StateSpec
-from ebm_traj.yardstick.theme import LIGHT, Theme, save, style
+from ebm_traj.theme import LIGHT, Theme, save, style
 
 WIDTH, MARGIN = 10.4, 0.25  # inches
 HEAD, TILES, SECTION, LABEL = 0.62, 0.7, 0.4, 0.27  # heights in inches

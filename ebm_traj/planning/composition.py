@@ -23,6 +23,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from ebm_traj.atomic import write_atomically
 from ebm_traj.core.annealing import AnnealConfig, anneal
 from ebm_traj.core.denoising import LEVEL, DenoisingConfig, DenoisingScoreMatching
 from ebm_traj.core.energy import UNCONDITIONAL, Condition, Energy, EnergyOfX
@@ -30,9 +31,8 @@ from ebm_traj.core.objectives import Batch
 from ebm_traj.core.seeding import seeded_generator
 from ebm_traj.errors import InputError
 from ebm_traj.spec import StateSpec
+from ebm_traj.theme import LIGHT, Theme, save, style
 from ebm_traj.trajectory.quaternions import matrix
-from ebm_traj.yardstick.table import write_atomically
-from ebm_traj.yardstick.theme import LIGHT, Theme, save, style
 
 Array = NDArray[np.float64]
 

@@ -8,10 +8,10 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
+from ebm_traj.atomic import write_atomically
 from ebm_traj.errors import InputError
 from ebm_traj.planning.fault_study import BEFORE, Found, Row, Study
-from ebm_traj.yardstick.table import write_atomically
-from ebm_traj.yardstick.theme import LIGHT, Theme, save, style
+from ebm_traj.theme import LIGHT, Theme, save, style
 
 PAGE, FIGURES, FIGURE = "monitor.md", "monitor.json", "monitor.png"
 STEPS_SHOWN = 20  # after the fault, in the figure

@@ -22,12 +22,12 @@ import torch
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike, NDArray
 
+from ebm_traj.atomic import write_atomically
 from ebm_traj.errors import InputError
 from ebm_traj.spec import StateSpec
+from ebm_traj.theme import LIGHT, Theme, save, style
 from ebm_traj.trajectory.quaternions import between, rotation_vector
 from ebm_traj.yardstick.intervals import draw_counts, ratio_interval
-from ebm_traj.yardstick.table import write_atomically
-from ebm_traj.yardstick.theme import LIGHT, Theme, save, style
 
 Array = NDArray[np.float64]
 Whole = NDArray[np.int64]

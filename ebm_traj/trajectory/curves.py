@@ -13,7 +13,7 @@ from ebm_traj.atomic import replacing
 from ebm_traj.core.logs import read_metrics
 from ebm_traj.core.trainer import SCORE, VALIDATION
 from ebm_traj.errors import InputError
-from ebm_traj.yardstick.theme import LIGHT, Theme, save, style
+from ebm_traj.theme import LIGHT, Theme, save, style
 
 METRICS_FILE = "metrics.csv"
 CURVES_FILE = "curves.png"

@@ -10,8 +10,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from numpy.typing import NDArray
 
 from ebm_traj.spec import StateSpec
+from ebm_traj.theme import Theme
 from ebm_traj.yardstick.table import Comparison, Row
-from ebm_traj.yardstick.theme import Theme, colours
+from ebm_traj.yardstick.theme import colours
 
 PANELS = 8
 FAN_LINES = 64

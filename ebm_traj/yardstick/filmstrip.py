@@ -7,8 +7,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ebm_traj.spec import StateSpec
+from ebm_traj.theme import LIGHT, Theme, save, style
 from ebm_traj.yardstick.table import Comparison
-from ebm_traj.yardstick.theme import LIGHT, Theme, colours, save, style
+from ebm_traj.yardstick.theme import colours
 
 Image = NDArray[np.uint8]
 

@@ -3,6 +3,7 @@
 import html
 from typing import Any
 
+from ebm_traj.theme import DARK, LIGHT
 from ebm_traj.yardstick.columns import (
     Column,
     cells,
@@ -14,7 +15,7 @@ from ebm_traj.yardstick.columns import (
     seconds,
 )
 from ebm_traj.yardstick.table import Comparison, Row, finite
-from ebm_traj.yardstick.theme import DARK, LIGHT, colours
+from ebm_traj.yardstick.theme import colours
 
 
 def _shades(comparison: Comparison, row: Row) -> str:

@@ -10,12 +10,14 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from ebm_traj.atomic import write_atomically
 from ebm_traj.errors import InputError
+from ebm_traj.theme import DARK, LIGHT, Theme
 from ebm_traj.yardstick import figures
 from ebm_traj.yardstick import page as words
 from ebm_traj.yardstick.filmstrip import film_picture, film_png, make_film
-from ebm_traj.yardstick.table import Comparison, write_atomically, write_scores
-from ebm_traj.yardstick.theme import DARK, LIGHT, Theme, draw, png
+from ebm_traj.yardstick.table import Comparison, write_scores
+from ebm_traj.yardstick.theme import draw, png
 
 PACKAGES = ("ebm_traj", "torch", "numpy", "mujoco", "gymnasium", "matplotlib")
 MIME = {"svg": "image/svg+xml", "webp": "image/webp"}

@@ -17,11 +17,11 @@ from ebm_traj.datasets.branches import Branches
 from ebm_traj.datasets.recording import Recording
 from ebm_traj.datasets.splits import Split
 from ebm_traj.errors import InputError
+from ebm_traj.theme import LIGHT, Theme, save, style
 from ebm_traj.trajectory.ebm import Sampler, TrajectoryEBM
 from ebm_traj.yardstick.columns import PERFECT, RIGHT, Column, cells, columns, cost_columns, number
 from ebm_traj.yardstick.compare import compare
 from ebm_traj.yardstick.table import Comparison, Row, finite
-from ebm_traj.yardstick.theme import LIGHT, Theme, save, style
 
 CHAIN, CONVERGED = "langevin", "until converged"
 STEPS = (3, 4, 6, 8, 12, 24)  # noise levels

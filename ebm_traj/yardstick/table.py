@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ebm_traj.atomic import replacing
+from ebm_traj.atomic import write_atomically
 from ebm_traj.spec import StateSpec
 
 
@@ -145,13 +145,6 @@ def finite(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a file that is seen whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def write_scores(comparison: Comparison, path: Path) -> None:

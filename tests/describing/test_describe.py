@@ -18,7 +18,7 @@ from ebm_traj.describing.measuring import sample_shards
 from ebm_traj.envs.render import RenderError
 from ebm_traj.errors import InputError
 from ebm_traj.spec import StateSpec
-from ebm_traj.yardstick.theme import LIGHT
+from ebm_traj.theme import LIGHT
 
 
 def write(folder: Path, states: np.ndarray, lengths: list[int], per_shard: int = 100, **changes) -> Recording:

@@ -10,11 +10,12 @@ import pytest
 
 from ebm_traj.errors import InputError
 from ebm_traj.spec import StateSpec
+from ebm_traj.theme import DARK, LIGHT
 from ebm_traj.yardstick import figures, filmstrip, report
 from ebm_traj.yardstick.columns import margin, number
 from ebm_traj.yardstick.compare import compare
 from ebm_traj.yardstick.report import write_report
-from ebm_traj.yardstick.theme import DARK, LIGHT, colours, draw
+from ebm_traj.yardstick.theme import colours, draw
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""Boltzmann machines: general, restricted and stacked; Gibbs sampling, contrastive divergence, AIS."""
