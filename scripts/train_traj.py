@@ -11,8 +11,11 @@ from ebm_traj.cli import run
 from ebm_traj.core.backends import SamplerBackend, set_backend
 from ebm_traj.core.trainer import TrainerConfig
 from ebm_traj.datasets.recording import Recording
+from ebm_traj.errors import InputError
+from ebm_traj.trajectory.files import load
 from ebm_traj.trajectory.model import Conditioning
 from ebm_traj.trajectory.presets import CONFIGS, PAPER_CONFIGS, paper_trainer
+from ebm_traj.trajectory.rehearsal import Rehearsal, require_same_kind
 from ebm_traj.trajectory.training import (
     TrainSettings,
     make_fabric,
@@ -22,6 +25,7 @@ from ebm_traj.trajectory.training import (
     train,
 )
 
+Kind = Literal["ebm", "fc", "gaussian", "mixture", "flow", "diffusion"]
 Flat = tyro.conf.arg(name="")  # its fields become options of their own
 
 
@@ -33,7 +37,7 @@ class Args:
     """Data set folder."""
     out: Path
     """Folder of the run; it must not exist yet, unless --resume."""
-    model: Literal["ebm", "fc", "gaussian", "mixture", "flow", "diffusion"] = "ebm"
+    model: Kind = "ebm"
     """Energy model, or a baseline: fully connected (squared error), ensemble of Gaussians, mixture density,
     flow matching, diffusion. --help shows the settings of the model named before it."""
     conditioning: Conditioning = "states"
@@ -42,6 +46,12 @@ class Args:
     """Give the model the `given` dimensions (the goal pose); by default if the recorded policy saw them."""
     paper: bool = False
     """Defaults are the literature's network, sampler and optimiser (ebm and fc)."""
+    init: Path | None = None
+    """Go on from the weights of this trained run (or shipped model): its kind, settings and conditioning are
+    taken over, what it was trained on may be given as --earlier."""
+    earlier: tuple[Path, ...] = ()
+    """Data sets to rehearse beside --data, so that they are not forgotten."""
+    rehearsal: Rehearsal = dataclasses.field(default_factory=Rehearsal)
     resume: bool = False
     """Go on with an interrupted run in --out."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -65,7 +75,10 @@ class Args:
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
         parser.add_argument("--model", default="ebm")
         parser.add_argument("--paper", action="store_true")
+        parser.add_argument("--init")
         named = parser.parse_known_args(argv)[0]
+        if named.init is not None:
+            return _going_on(named.init)
         configs = PAPER_CONFIGS if named.paper and named.model in PAPER_CONFIGS else CONFIGS
         default = configs.get(named.model, CONFIGS["ebm"])
         trainer = paper_trainer() if named.paper else TrainerConfig()
@@ -79,12 +92,25 @@ class Args:
         )
 
 
+def _going_on(init: str) -> type[Args]:
+    """These arguments with the defaults of a trained model."""
+    model = load(init)
+    return dataclasses.make_dataclass(
+        "TrainArgs",
+        [
+            ("model", Kind, dataclasses.field(default=model.kind)),
+            ("conditioning", Conditioning, dataclasses.field(default=model.conditioning)),
+            # another kind is refused in main, after its settings have been read
+            ("config", Annotated[type(model.config), Flat], dataclasses.field(default=model.config)),
+        ],
+        bases=(Args,),
+    )
+
+
 def main(args: Any) -> None:
     """Train a model of robot trajectories on a data set of collect.py."""
     set_backend(args.sampler_backend)
     if args.paper and args.model not in PAPER_CONFIGS:
-        from ebm_traj.errors import InputError
-
         accepted = " and ".join(PAPER_CONFIGS)
         raise InputError(
             f"--paper with --model {args.model}: the literature has none; accepted are {accepted}"
@@ -96,13 +122,29 @@ def main(args: Any) -> None:
         inverse_iterations=args.inverse_iterations,
         budget_gb=args.budget_gb,
     )
-    recording = Recording(args.data)
+    if args.earlier and args.init is None and args.rehearsal.dreams:
+        raise InputError("--rehearsal.dreams: needs the model that dreams, --init")
+    recording, earlier = Recording(args.data), [Recording(folder) for folder in args.earlier]
+    model = load(args.init) if args.init is not None else None
+    if model is not None:
+        require_same_kind(model, args.model, args.conditioning)
     fabric = make_fabric(args.device, args.devices, num_nodes=args.num_nodes, launch=False)
     require_shares(args.config, settings, fabric.world_size)  # these before further processes are started
     if fabric.global_rank == 0:
         require_folder(args.out, args.resume)
     start(fabric)
-    model = train(recording, args.model, args.config, settings, args.out, fabric=fabric, resume=args.resume)
+    model = train(
+        recording,
+        args.model,
+        args.config,
+        settings,
+        args.out,
+        fabric=fabric,
+        resume=args.resume,
+        start_from=model,
+        earlier=earlier,
+        rehearsal=args.rehearsal if earlier else None,
+    )
     if fabric.global_rank:
         return
     card = model.card

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,17 @@ from ebm_traj.trajectory.curves import draw_curves
 from ebm_traj.trajectory.files import model_class
 from ebm_traj.trajectory.model import CONFIG_FILE, Conditioning, TrajectoryModel
 from ebm_traj.trajectory.networks import parameter_count
+from ebm_traj.trajectory.rehearsal import (
+    MixedWindows,
+    Rehearsal,
+    earlier_windows,
+    require_same_kind,
+    require_same_spaces,
+    take_weights,
+    weights_digest,
+)
 from ebm_traj.trajectory.shares import share_config, share_objective
-from ebm_traj.trajectory.validation import make_validation
+from ebm_traj.trajectory.validation import make_joint_validation
 from ebm_traj.trajectory.windows import Windows, open_windows
 
 __all__ = ["TrainSettings", "make_fabric", "require_folder", "require_shares", "start", "train"]
@@ -55,6 +65,9 @@ def train(
     *,
     fabric: Any = None,
     resume: bool = False,
+    start_from: TrajectoryModel | None = None,
+    earlier: Sequence[Recording] = (),
+    rehearsal: Rehearsal | None = None,
 ) -> TrajectoryModel:
     """Train a model of `kind` ("ebm", "fc") with its `config` and save it in `out`.
 
@@ -65,8 +78,13 @@ def train(
     and replay buffer are those of all ranks together. Only rank 0 needs to see `out`; the data every rank
     reads for itself. A run may be resumed on another number of devices, though not to the same weights.
 
+    `start_from` goes on from the weights, spec and normalisation of a trained model of this kind and config;
+    `earlier` recordings are rehearsed beside the new one (`rehearsal`, by default half of every batch), and
+    held-out scores are then means over all.
+
     Raises InputError, before anything is written, if `out` exists (without `resume`), if the data do not
-    fit the settings, if a batch does not divide over the devices, or if the run to resume had other settings.
+    fit the settings or the model to go on from, if a batch does not divide over the devices, or if the run to
+    resume had other settings.
     """
     out = Path(out)
     cls = model_class(kind)
@@ -75,25 +93,41 @@ def train(
     require_shares(config, settings, world)
     from_first(fabric, lambda: require_folder(out, resume))
     # one rank takes them: a long pass over the data is made once, and all have the same numbers
-    spec = from_first(fabric, lambda: with_training_statistics(recording))
-    use_given = settings.use_given
+    if start_from is not None:
+        require_same_kind(start_from, kind, settings.conditioning)
+        require_same_spaces(start_from, [recording, *earlier])
+        spec = start_from.spec
+    else:
+        spec = from_first(fabric, lambda: with_training_statistics(recording))
+    use_given = settings.use_given if start_from is None else start_from.use_given
     if use_given is None:
         use_given = bool(recording.policy["goal_conditioned"])
     if hasattr(config, "for_run"):
         config = config.for_run(settings.trainer.iterations)
     torch.manual_seed(settings.trainer.seed)  # of the initial weights
     model = cls(config, spec, recording.action_low, recording.action_high, settings.conditioning, use_given)
+    if start_from is not None:
+        take_weights(model, start_from)
     model.to(fabric.device)
+    length = model.context_frames + model.window_frames
     windows = open_windows(
         recording,
         "train",
-        model.context_frames + model.window_frames,
+        length,
         fabric.device,
         budget_gb=settings.budget_gb,
         seed=settings.trainer.seed,
         rank=rank,
         world=world,
     )
+    if earlier:
+        rehearsal = rehearsal or Rehearsal()
+        teacher = start_from or model
+        sources = [
+            earlier_windows(past, teacher, rehearsal, length, fabric.device, settings.trainer.seed)
+            for past in earlier
+        ]
+        windows = MixedWindows(windows, sources, rehearsal.share)
     identity = {
         "kind": kind,
         "config": dataclasses.asdict(config),
@@ -103,10 +137,17 @@ def train(
         "steps": recording.num_steps,
         "spec": json.loads(spec.to_json()),
     }
+    if start_from is not None:
+        identity["start_from"] = weights_digest(start_from)
+    if earlier:
+        identity["rehearsal"] = dataclasses.asdict(rehearsal or Rehearsal())
+        identity["earlier"] = [[past.env_id, past.num_episodes, past.num_steps] for past in earlier]
     identity = json.loads(json.dumps(identity))  # tuples become lists, as they are when read back
     objective = share_objective(model, rank, world)
     batches = _batches(model, windows, objective.new_rows)
-    validate = make_validation(model, recording) if settings.trainer.validate_every else None
+    validate = (
+        make_joint_validation(model, [recording, *earlier]) if settings.trainer.validate_every else None
+    )
     trainer = Trainer(objective, batches, settings.trainer, out, fabric, identity, validate=validate)
     # a run killed before its first checkpoint starts anew
     if resume and from_first(fabric, (out / TRAINING_FILE).is_file):
@@ -137,6 +178,8 @@ def train(
         "policy": recording.policy["name"],
         "torch": str(torch.__version__),
     }
+    if earlier:
+        model.card["rehearsed"] = [past.env_id for past in earlier]
     if world > 1:
         model.card["devices"] = world
     if rank == 0:

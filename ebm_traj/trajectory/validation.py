@@ -6,7 +6,7 @@ By these, never by the test split, training chooses the weights to keep.
 import copy
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import numpy as np
@@ -19,6 +19,7 @@ from ebm_traj.core.langevin import langevin
 from ebm_traj.core.seeding import derive_seed, seeded_generator
 from ebm_traj.datasets.recording import Recording
 from ebm_traj.datasets.splits import Split, split_code
+from ebm_traj.spec import StateSpec
 from ebm_traj.trajectory.ebm import TrajectoryEBM, WindowEnergy
 from ebm_traj.trajectory.joint import StagedEnergy
 from ebm_traj.trajectory.model import TrajectoryModel
@@ -45,16 +46,17 @@ class ValidationScore:
         futures: int = FUTURES,
         steps: int = STEPS,
         seed: int = 0,
+        split: Split = "validation",
     ) -> None:
         """Takes context, window and history of `model`; fewer steps or contexts if episodes have no more.
 
-        At least one whole window is predicted. Raises InputError if no validation episode is that long.
+        At least one whole window is predicted. Raises InputError if no episode of the split is that long.
         """
         past, self.futures, self.seed = model.context_frames, futures, seed
-        longest = int(recording.lengths[recording.episode_rows("validation")].max()) + 1
+        longest = int(recording.lengths[recording.episode_rows(split)].max()) + 1
         self.steps = max(model.window_frames, min(steps, longest - past))
         rng = np.random.default_rng(derive_seed("validation", seed))
-        states, actions = _draw(recording, "validation", past + self.steps, contexts, rng)
+        states, actions = _draw(recording, split, past + self.steps, contexts, rng)
         self.truth = states[:, past:]
         self.context = torch.from_numpy(states[:, :past])
         self.future_actions = torch.from_numpy(actions[:, None, past - 1 : past - 1 + self.steps])
@@ -62,12 +64,31 @@ class ValidationScore:
         self.windows = {}
         if model.has_energy:
             length = past + model.window_frames
-            self.windows["held_out"] = _draw(recording, "validation", length, ENERGY_WINDOWS, rng)
+            self.windows["held_out"] = _draw(recording, split, length, ENERGY_WINDOWS, rng)
             self.windows["train"] = _draw(recording, "train", length, ENERGY_WINDOWS, rng)
 
     def __len__(self) -> int:
         """How many contexts there are."""
         return len(self.truth)
+
+    def of_contexts(self, model: TrajectoryModel, spec: StateSpec) -> np.ndarray:
+        """Energy score (n,) of each context, the mean over steps, z-scored by `spec`."""
+        generator = seeded_generator(model.device, "validation", self.seed)
+        truth, sampled = self._sampled(model, spec, generator)
+        return energy_score(sampled, truth[:, None]).mean(1)
+
+    def _sampled(
+        self, model: TrajectoryModel, spec: StateSpec, generator: torch.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Truth (n, H, P) and futures (n, M, H, P), z-scored."""
+        with torch.no_grad():
+            futures = model.sample(
+                *(self.context, self.steps, self.futures),
+                actions=self.future_actions if model.conditioning == "actions" else None,
+                past_actions=self.past_actions if model.action_history else None,
+                generator=generator,
+            )
+        return normalise(self.truth, spec), normalise(futures.cpu().numpy(), spec)
 
     @torch.no_grad()
     def __call__(self, model: TrajectoryModel) -> dict[str, float]:
@@ -79,14 +100,7 @@ class ValidationScore:
         """
         device = model.device
         generator = seeded_generator(device, "validation", self.seed)
-        futures = model.sample(
-            *(self.context, self.steps, self.futures),
-            actions=self.future_actions if model.conditioning == "actions" else None,
-            past_actions=self.past_actions if model.action_history else None,
-            generator=generator,
-        )
-        truth = normalise(self.truth, model.spec)
-        sampled = normalise(futures.cpu().numpy(), model.spec)
+        truth, sampled = self._sampled(model, model.spec, generator)
         scores = energy_score(sampled, truth[:, None])
         present = normalise(self.context[:, -1:].numpy(), model.spec)
         moved = np.concatenate([np.repeat(present[:, None], self.futures, 1), sampled], axis=2)
@@ -137,6 +151,21 @@ def make_validation(
     def validate(averaged: nn.Module) -> dict[str, float]:
         objective.load_state_dict(averaged.state_dict())
         return score(twin.eval())
+
+    return validate
+
+
+def make_joint_validation(
+    model: TrajectoryModel, recordings: Sequence[Recording]
+) -> Callable[[nn.Module], dict[str, float]] | None:
+    """`make_validation` of several recordings: each figure is the mean over those that can be validated."""
+    looks = [look for recording in recordings if (look := make_validation(model, recording)) is not None]
+    if len(looks) <= 1:
+        return looks[0] if looks else None
+
+    def validate(averaged: nn.Module) -> dict[str, float]:
+        found = [look(averaged) for look in looks]
+        return {name: sum(figures[name] for figures in found) / len(found) for name in found[0]}
 
     return validate
 

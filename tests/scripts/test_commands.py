@@ -1,6 +1,7 @@
 """The scripts from the command line: bad input is one line and exit code 2, and nothing is overwritten."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -166,3 +167,28 @@ def test_rollout_writes_its_files_and_keeps_existing_ones(
     before = snapshot(tmp_path)
     assert "exists already" in refused("rollout", *small, "--out", str(out))
     assert snapshot(tmp_path) == before and len(before) == 2
+
+
+def test_a_model_goes_on_with_its_own_settings(call_script, toy_folder, trained, tmp_path, capsys):
+    rest = ("--data", str(toy_folder), "--init", str(trained), "--iterations", "4", "--validate-every", "2")
+    few = ("--inverse-iterations", "4", "--earlier", str(toy_folder), "--rehearsal.episodes", "3")
+    call_script("train_traj", *rest, *few, "--out", str(tmp_path / "on"))
+    from ebm_traj import load
+
+    assert load(tmp_path / "on").network_config == load(trained).network_config
+    with pytest.raises(SystemExit):
+        call_script("train_traj", *rest, "--conditioning", "joint", "--out", str(tmp_path / "no"))
+    assert "conditioning: joint; the model to go on from has states" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+
+def test_the_study_of_learning_on_writes_its_page(call_script, toy_folder, tmp_path, capsys):
+    other = shutil.copytree(toy_folder, tmp_path / "other")
+    rest = ["--data", str(toy_folder), str(other), "--out", str(tmp_path / "study"), "--model", "fc"]
+    few = "--width 8 --trainer.iterations 4 --trainer.validate-every 0 --study.kept 2 --study.contexts 4"
+    call_script("learn_on", *rest, *few.split(), "--methods", "fine-tuning", "dreams")
+    assert "| dreams |" in (tmp_path / "study" / "learning-on.md").read_text()
+    assert (tmp_path / "study" / "learning-on.png").stat().st_size > 5000
+    with pytest.raises(SystemExit):
+        call_script("learn_on", *rest, "--resume")
+    assert "other settings" in capsys.readouterr().err
