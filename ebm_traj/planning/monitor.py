@@ -9,19 +9,23 @@ the level which a stated share of fault-free episodes exceeds.
 
 import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from ebm_traj.core.checkpoint import load_json, save_json
 from ebm_traj.errors import InputError
 from ebm_traj.planning.surprise import EnergyScore, ErrorScore, Score, mixture_known
 from ebm_traj.trajectory.ebm import TrajectoryEBM
+from ebm_traj.trajectory.files import weights_digest
 from ebm_traj.trajectory.model import TrajectoryModel
 
 Array = NDArray[np.float64]
 
+FORMAT = "ebm_traj.monitor"
 # quantile of fault-free steps above which surprise accumulates: of many scores only the rare counts
 USUAL, USUAL_OF_ONE = 0.97, 0.8
 UNCALIBRATED_DRIFT = 3.0  # standard deviations, before that quantile is known
@@ -225,6 +229,54 @@ class Monitor:
         self.calibration = dataclasses.replace(self.calibration, threshold=float(highest[rank - 1]))
         self.reset()
         return self
+
+    def save(self, path: str | Path) -> None:
+        """Write what `calibrate` found to a JSON file; InputError if nothing was calibrated."""
+        if not self.calibration.episodes:
+            raise InputError(f"{path}: this monitor is not calibrated, there is nothing to save")
+        scale = self.score.scale.tolist() if isinstance(self.score, ErrorScore) else None
+        content = {
+            "format": FORMAT,
+            "score": type(self.score).__name__,
+            "names": list(self.score.names),
+            "weights": weights_digest(self.model),
+            "usual": self.usual,
+            "scale": scale,
+            **{
+                name: np.asarray(value).tolist()
+                for name, value in dataclasses.asdict(self.calibration).items()
+            },
+        }
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        save_json(Path(path), content)
+
+    @classmethod
+    def load(
+        cls, path: str | Path, model: TrajectoryModel, score: Score | None = None, *, seed: int = 0
+    ) -> "Monitor":
+        """The monitor saved in `path`, of the same model and the same kind of score.
+
+        Raises InputError if the file is no calibration, or of other weights or another score.
+        """
+        saved = load_json(Path(path))
+        if not isinstance(saved, dict) or saved.get("format") != FORMAT:
+            raise InputError(f"{path}: not a calibration of a monitor (format '{FORMAT}')")
+        monitor = cls(model, score, usual=saved["usual"], seed=seed)
+        ours = {
+            "score": type(monitor.score).__name__,
+            "names": list(monitor.score.names),
+            "weights": weights_digest(model),
+        }
+        for name, value in ours.items():
+            if saved[name] != value:
+                raise InputError(f"{path}: its {name} are {saved[name]}; this monitor has {value}")
+        if isinstance(monitor.score, ErrorScore):
+            monitor.score.scale = torch.tensor(saved["scale"], device=model.device)
+        arrays = {name: np.asarray(saved[name], float) for name in ("mean", "spread", "reach", "drift")}
+        others = {name: saved[name] for name in ("threshold", "false_alarm_rate", "episodes")}
+        monitor.calibration = Calibration(**arrays, **others)
+        monitor.reset()
+        return monitor
 
     def _fit_errors(self, score: ErrorScore, frames: Tensor, done: Tensor) -> None:
         steps = done.shape[1]

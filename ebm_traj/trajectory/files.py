@@ -1,6 +1,7 @@
 """Loading any trajectory model from its folder."""
 
 import dataclasses
+import hashlib
 import typing
 from pathlib import Path
 from typing import Any
@@ -89,3 +90,12 @@ def from_dict(cls: type, values: dict[str, Any]) -> Any:
             for field in dataclasses.fields(cls)
         }
     )
+
+
+def weights_digest(model: TrajectoryModel) -> str:
+    """A name for these very weights: sha256 over all of them."""
+    digest = hashlib.sha256()
+    for name, values in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(values.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -6,7 +6,6 @@ et al. 2017, 1705.08690; Robins 1995), of which there is no end.
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -185,12 +184,3 @@ def take_weights(model: TrajectoryModel, trained: TrajectoryModel) -> None:
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
         raise InputError(f"model to go on from: its networks are others ({reason})") from error
-
-
-def weights_digest(model: TrajectoryModel) -> str:
-    """A name for these very weights: sha256 over all of them."""
-    digest = hashlib.sha256()
-    for name, values in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(values.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -16,7 +16,7 @@ from ebm_traj.datasets.recording import Recording
 from ebm_traj.datasets.statistics import with_training_statistics
 from ebm_traj.errors import InputError
 from ebm_traj.trajectory.curves import draw_curves
-from ebm_traj.trajectory.files import model_class
+from ebm_traj.trajectory.files import model_class, weights_digest
 from ebm_traj.trajectory.model import CONFIG_FILE, Conditioning, TrajectoryModel
 from ebm_traj.trajectory.networks import parameter_count
 from ebm_traj.trajectory.rehearsal import (
@@ -26,7 +26,6 @@ from ebm_traj.trajectory.rehearsal import (
     require_same_kind,
     require_same_spaces,
     take_weights,
-    weights_digest,
 )
 from ebm_traj.trajectory.shares import share_config, share_objective
 from ebm_traj.trajectory.validation import make_joint_validation

@@ -239,3 +239,29 @@ def test_what_cannot_be_is_said_in_one_line(call, words):
     with pytest.raises(InputError) as raised:
         call()
     assert words in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_calibration_comes_back_from_its_file_for_the_same_model_and_score_alone(tmp_path):
+    states, actions = episodes(30, seed=1)
+    path = tmp_path / "calibration.json"
+    for score in (EnergyScore, ErrorScore):
+        model = gaussian()
+        monitor = Monitor(model, score(model)).calibrate(states, actions, 0.3)
+        monitor.save(path)
+        again = Monitor.load(path, model, score(model))
+        assert again.calibration.threshold == monitor.calibration.threshold
+        ours, theirs = (
+            Monitor.load(path, model, score(model)).levels(states[:3], actions[:3]) for _ in range(2)
+        )
+        assert np.array_equal(ours, theirs, equal_nan=True)
+    with pytest.raises(InputError, match="its score are ErrorScore; this monitor has EnergyScore"):
+        Monitor.load(path, model, EnergyScore(model))
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    with pytest.raises(InputError, match="its weights are"):
+        Monitor.load(path, model, ErrorScore(model))
+    with pytest.raises(InputError, match="not calibrated"):
+        Monitor(model).save(tmp_path / "none.json")
+    path.write_text("{}")
+    with pytest.raises(InputError, match="not a calibration"):
+        Monitor.load(path, model)
