@@ -46,6 +46,8 @@ class Args:
     """Draw it to this PNG file."""
     video: Path | None = None
     """Write a video to this file (.mp4)."""
+    rerun: Path | None = None
+    """Write a Rerun recording to this file (.rrd); needs the extra "rerun"."""
     sampler_backend: SamplerBackend = "auto"
     """How chains are computed, see `core.backends`; auto: the fastest here, autograd: the reference."""
     overwrite: bool = False
@@ -57,7 +59,7 @@ class Args:
 def main(args: Args) -> None:
     """Let a trained model drive an environment."""
     set_backend(args.sampler_backend)
-    for path in (args.out, args.plot, args.video):
+    for path in (args.out, args.plot, args.video, args.rerun):
         if path is not None and path.exists() and not args.overwrite:
             raise InputError(f"{path}: exists already; give another path, or --overwrite")
     model = load(args.run, args.device)
@@ -95,7 +97,9 @@ def main(args: Args) -> None:
         result.plot(args.plot)
     if args.video is not None:
         result.video(args.video)
-    for path in (args.out, args.plot, args.video):
+    if args.rerun is not None:
+        result.rerun(args.rerun)
+    for path in (args.out, args.plot, args.video, args.rerun):
         if path is not None:
             print(path)
 

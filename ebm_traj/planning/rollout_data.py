@@ -156,6 +156,12 @@ class Rollout:
 
         write_video(self, Path(path), fps)
 
+    def rerun(self, path: str | Path) -> None:
+        """Write a Rerun recording (.rrd): curves, and futures of the object in space, see `rollout_rerun`."""
+        from ebm_traj.planning.rollout_rerun import write_rerun
+
+        write_rerun(self, Path(path))
+
 
 def _text(file: h5py.File, name: str) -> str:
     value = file.attrs[name]

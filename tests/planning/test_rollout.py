@@ -1,6 +1,8 @@
 """`rollout` drives any Gymnasium environment, records what it did, and refuses what does not fit."""
 
 import dataclasses
+import sys
+from pathlib import Path
 
 import gymnasium
 import h5py
@@ -305,3 +307,62 @@ def test_collect_train_roll_out(env_id, tmp_path):
     result = ebm_traj.rollout(env_id, model, 3, futures=4, horizon=3)
     assert result.states.shape == (4, model.spec.size) and np.isfinite(result.futures).all()
     assert result.meta["env_id"] == env_id
+
+
+# --- Rerun ---------------------------------------------------------------------------------------------
+
+
+class Logged:
+    """Stands for the rerun package: remembers what is logged, and when."""
+
+    def __init__(self):
+        self.entries, self.step = [], None
+
+    def RecordingStream(self, name, recording_id):
+        return self
+
+    def __getattr__(self, archetype):
+        return lambda *values, **style: (archetype, values)
+
+    def save(self, path):
+        Path(path).write_bytes(b"RRF2")
+
+    def set_time(self, timeline, sequence):
+        self.step = sequence
+
+    def log(self, path, entry):
+        self.entries.append((self.step, path, entry))
+
+    def flush(self):
+        pass
+
+    disconnect = flush
+
+
+def test_a_rerun_recording_has_every_state_action_and_plan_at_its_step(models, tmp_path, monkeypatch):
+    logged = Logged()
+    monkeypatch.setitem(sys.modules, "rerun", logged)
+    result = rollout(ToyEnv(), models["states"], 6, futures=5, horizon=2)
+    result.rerun(tmp_path / "r.rrd")
+    assert (tmp_path / "r.rrd").read_bytes() == b"RRF2"
+    name = result.spec.names[0]
+    states = [entry[1][0] for _, path, entry in logged.entries if path == f"state/{name}"]
+    assert states == pytest.approx(result.states[:, 0].tolist())
+    actions = {step: entry[1][0] for step, path, entry in logged.entries if path == "action/1"}
+    assert [actions[step] for step in range(6)] == pytest.approx(result.actions[:, 1].tolist())
+    plans = [step for step, path, _ in logged.entries if path == "energy/chosen"]
+    assert plans == result.planned_at.tolist()
+
+
+def test_without_rerun_it_is_said_what_to_install(models, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rerun", None)
+    result = rollout(ToyEnv(), models["states"], 3, futures=2, horizon=2)
+    with pytest.raises(InputError, match=r"pip install .*rerun"):
+        result.rerun(tmp_path / "r.rrd")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_real_rerun_file_is_written(models, tmp_path):
+    pytest.importorskip("rerun")
+    rollout(ToyEnv(), models["states"], 3, futures=2, horizon=2).rerun(tmp_path / "r.rrd")
+    assert (tmp_path / "r.rrd").read_bytes()[:4] == b"RRF2"
