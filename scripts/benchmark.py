@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from ebm_traj.atomic import replacing
+from ebm_traj.benchmarks.boltzmann import RBMSettings
 from ebm_traj.benchmarks.chain import ChainSettings
+from ebm_traj.benchmarks.image import PictureSettings
 from ebm_traj.benchmarks.load import LoadSettings
 from ebm_traj.benchmarks.plan import PlanSettings
 from ebm_traj.benchmarks.train import StepSettings
@@ -29,6 +31,7 @@ PACKAGES = (
     "triton",
 )
 PEERS = ("torchebm", "ebmkit")
+What = Literal["collect", "windows", "chain", "train", "image", "plan", "load", "boltzmann"]
 Flat = tyro.conf.arg(name="")  # its fields become options of their own
 
 
@@ -36,15 +39,17 @@ Flat = tyro.conf.arg(name="")  # its fields become options of their own
 class Args:
     """Speed against named peers; the options are those of what is named first."""
 
-    what: tyro.conf.Positional[Literal["collect", "windows", "chain", "train", "plan", "load"]] = "collect"
+    what: tyro.conf.Positional[What] = "collect"
     """collect: the collector against bare mujoco.rollout and Gymnasium's AsyncVectorEnv; windows: random
     windows from compact storage against exact storage and a group for each episode; chain: Langevin chains on
     a small network against plain PyTorch, torchebm, ebmkit and the bare matrix products; train: a step of
-    contrastive divergence against the same; plan: latency of the futures that a planner asks for; load: time
-    until a first sample. `benchmark.py chain --help` shows the options of chain."""
+    contrastive divergence against the same; image: such a step on pictures, with the tutorial's convolutions,
+    against plain PyTorch and torchebm; plan: latency of the futures that a planner asks for; load: time
+    until a first sample; boltzmann: learning an RBM against scikit-learn. `benchmark.py chain --help` shows
+    the options of chain."""
     rounds: int | None = None
     """Rounds, in which everything takes its turn; medians over them are printed. Default: 3 of collect and
-    windows, 20 of chain and train (10 of a curve), 6 of plan, 7 of load."""
+    windows, 20 of chain and train (10 of a curve), 10 of image, 6 of plan, 7 of load."""
     out: Path | None = None
     """Also write the table here (.md) and beside it as JSON (.json), a curve as a picture (.png) too."""
 
@@ -104,12 +109,26 @@ class TrainArgs(TorchArgs):
 
 
 @dataclasses.dataclass
+class ImageArgs(TorchArgs):
+    """A step of contrastive divergence with replay on pictures."""
+
+    settings: Annotated[PictureSettings, Flat] = dataclasses.field(default_factory=PictureSettings)
+
+
+@dataclasses.dataclass
 class PlanArgs(TorchArgs):
     """Latency of the futures of one context."""
 
     settings: Annotated[PlanSettings, Flat] = dataclasses.field(default_factory=PlanSettings)
     calls: int = 10
     """Calls of each model in a round."""
+
+
+@dataclasses.dataclass
+class BoltzmannArgs(TorchArgs):
+    """Learning an RBM by persistent contrastive divergence."""
+
+    settings: Annotated[RBMSettings, Flat] = dataclasses.field(default_factory=RBMSettings)
 
 
 @dataclasses.dataclass
@@ -126,8 +145,10 @@ COMMANDS: dict[str, type[Args]] = {
     "windows": CollectArgs,
     "chain": ChainArgs,
     "train": TrainArgs,
+    "image": ImageArgs,
     "plan": PlanArgs,
     "load": LoadArgs,
+    "boltzmann": BoltzmannArgs,
 }
 
 
@@ -200,9 +221,11 @@ def collect_table(rows: list[Any]) -> str:
 
 
 def measure_in_torch(args: TorchArgs) -> tuple[Found, str]:
-    """`chain`, `train` and `plan`, and the device they ran on."""
+    """`chain`, `train`, `image`, `plan` and `boltzmann`, and the device they ran on."""
+    from ebm_traj.benchmarks.boltzmann import benchmark_boltzmann
     from ebm_traj.benchmarks.chain import benchmark_chain
     from ebm_traj.benchmarks.curves import benchmark_curve, draw_curve
+    from ebm_traj.benchmarks.image import benchmark_image
     from ebm_traj.benchmarks.paired import find_device, using_threads
     from ebm_traj.benchmarks.plan import benchmark_plan
     from ebm_traj.benchmarks.train import benchmark_train
@@ -214,8 +237,12 @@ def measure_in_torch(args: TorchArgs) -> tuple[Found, str]:
     result: Any
     picture = None
     with using_threads(args.threads):
-        if isinstance(args, PlanArgs):
+        if isinstance(args, BoltzmannArgs):
+            result = benchmark_boltzmann(args.settings, **common)
+        elif isinstance(args, PlanArgs):
             result = benchmark_plan(args.settings, calls=args.calls, **common)
+        elif isinstance(args, ImageArgs):
+            result = benchmark_image(args.settings, **common)
         elif isinstance(args, ChainArgs | TrainArgs) and args.curve is not None:
             result = benchmark_curve(args.settings, args.curve, args.values, **common)
             picture = draw_curve(result)

@@ -25,7 +25,7 @@ from ebm_traj.trajectory.training import (
     train,
 )
 
-Kind = Literal["ebm", "fc", "gaussian", "mixture", "flow", "diffusion"]
+Kind = Literal["ebm", "fc", "gaussian", "mixture", "flow", "diffusion", "rbm"]
 Flat = tyro.conf.arg(name="")  # its fields become options of their own
 
 
@@ -39,7 +39,7 @@ class Args:
     """Folder of the run; it must not exist yet, unless --resume."""
     model: Kind = "ebm"
     """Energy model, or a baseline: fully connected (squared error), ensemble of Gaussians, mixture density,
-    flow matching, diffusion. --help shows the settings of the model named before it."""
+    flow matching, diffusion, conditional RBM. --help shows the settings of the model named before it."""
     conditioning: Conditioning = "states"
     """states: predict states. actions: told the actions to come. joint: predict states and actions."""
     goal: bool | None = None

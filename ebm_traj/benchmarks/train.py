@@ -205,7 +205,7 @@ def our_step(settings: StepSettings, data: Data, seed: int) -> Step:
     def loss() -> Tensor:
         return objective(Batch(data.draw(objective.new_rows), known), generator)[0]
 
-    return _step(loss, energy)
+    return step_of(loss, energy)
 
 
 def forced_step(settings: StepSettings, data: Data, seed: int, backend: Any) -> Step:
@@ -242,7 +242,7 @@ def plain_step(settings: StepSettings, data: Data, seed: int) -> Step:
         size = (positive**2).mean() + (negative**2).mean()
         return positive.mean() - negative.mean() + REGULARISATION * size
 
-    return _step(loss, net)
+    return step_of(loss, net)
 
 
 def torchebm_step(settings: StepSettings, data: Data, seed: int) -> Step:
@@ -262,7 +262,7 @@ def torchebm_step(settings: StepSettings, data: Data, seed: int) -> Step:
         energy_reg_weight=REGULARISATION,
         device=data.device,
     )
-    return _step(lambda: objective(data.draw(settings.batch))[0], model)
+    return step_of(lambda: objective(data.draw(settings.batch))[0], model)
 
 
 def ebmkit_step(settings: StepSettings, data: Data, seed: int) -> Step:
@@ -277,10 +277,11 @@ def ebmkit_step(settings: StepSettings, data: Data, seed: int) -> Step:
         ReplayBuffer(settings.buffer, (settings.chain.size,), reinit_prob=NEW),
         energy_reg=REGULARISATION,
     )
-    return _step(lambda: objective(net, data.draw(settings.batch)).loss, net)
+    return step_of(lambda: objective(net, data.draw(settings.batch)).loss, net)
 
 
-def _step(loss_of: Callable[[], Tensor], module: nn.Module) -> Step:
+def step_of(loss_of: Callable[[], Tensor], module: nn.Module) -> Step:
+    """A step of Adam on a loss."""
     optimiser = torch.optim.Adam(module.parameters(), lr=LEARNING_RATE)
 
     def step() -> Tensor:

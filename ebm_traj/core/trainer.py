@@ -43,8 +43,9 @@ SCORE = VALIDATION + "energy_score"
 """The figure that decides which weights are best; lower is better."""
 
 Validate = Callable[[nn.Module], Mapping[str, float]]
-"""The objective with averaged weights to figures, `energy_score` among them; no random state of its own."""
+"""The objective with averaged weights to figures, the score among them; no random state of its own."""
 Keep = Literal["best", "last"]
+Schedule = Literal["linear", "exponential", "cosine"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +59,16 @@ class TrainerConfig:
     warmup: int = 100
     """Iterations over which the learning rate rises from 0."""
     final_learning_rate: float = 0.05
-    """Learning rate at the end, as a share of the peak; the way there is linear."""
+    """Learning rate at the end, as a share of the peak."""
+    schedule: Schedule = "linear"
+    """The way there: linear, exponential (the same factor at each iteration) or half a cosine."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Adam's decay rates of the two moments."""
     gradient_clip: float = 10.0
     """Bound on the norm of the gradient of all parameters."""
+    element_clip: float = 0.0
+    """Bound on each element of the gradient, in units of the root of Adam's running mean of its square
+    (1903.08689 clips to 3); 0 for none."""
     ema_decay: float = 0.99
     """Decay of the averaged weights, which are the ones kept."""
     log_every: int = 50
@@ -94,10 +100,25 @@ class TrainerConfig:
             raise InputError(f"keep: '{self.keep}'; accepted are {', '.join(get_args(Keep))}")
         if not self.learning_rate > 0:
             raise InputError(f"learning rate: {self.learning_rate}; it must be above 0")
+        if self.schedule not in get_args(Schedule):
+            raise InputError(f"schedule: '{self.schedule}'; accepted are {', '.join(get_args(Schedule))}")
+        if self.schedule == "exponential" and not self.final_learning_rate > 0:
+            raise InputError(
+                f"final learning rate: {self.final_learning_rate}; with the exponential schedule it must be "
+                "above 0"
+            )
+        if not self.element_clip >= 0:
+            raise InputError(f"element clip: {self.element_clip}; it must be 0 or more")
 
     def learning_rate_at(self, iteration: int) -> float:
-        """Warm-up, then linear decay."""
-        decay = 1 - (1 - self.final_learning_rate) * iteration / self.iterations
+        """Warm-up, then the decay of the schedule."""
+        last, done = self.final_learning_rate, iteration / self.iterations
+        if self.schedule == "linear":
+            decay = 1 - (1 - last) * done
+        elif self.schedule == "exponential":
+            decay = last**done
+        else:
+            decay = last + (1 - last) * 0.5 * (1 + math.cos(math.pi * done))
         return self.learning_rate * min(1.0, (iteration + 1) / max(1, self.warmup)) * decay
 
 
@@ -116,7 +137,10 @@ class TrainReport:
     kept_iteration: int = 0
     """The iteration whose averaged weights `ema.module` holds."""
     kept_score: float | None = None
-    """Their held-out energy score; None if they were not chosen by it."""
+    """Their held-out score; None if they were not chosen by it."""
+    cpu_seconds: float = 0.0
+    """Seconds of processor time, of all threads of this process, that `seconds` took: where others share a
+    machine, they say more."""
 
 
 @dataclasses.dataclass
@@ -151,11 +175,13 @@ class Trainer:
         fabric: Any,
         identity: dict[str, Any],
         validate: Validate | None = None,
+        score: str = "energy_score",
     ) -> None:
         """`identity` is what must be the same for a run to be resumed: settings, data, spec.
 
         `objective` and `batches` are of the rank's share of the rows. `validate` is called every
-        `config.validate_every` iterations and at the end, by rank 0, whose figures all ranks go by.
+        `config.validate_every` iterations and at the end, by rank 0, whose figures all ranks go by. `score`
+        is the one of its figures that decides which weights are best; lower is better.
         """
         self.raw = objective.to(fabric.device)
         self.batches = batches
@@ -172,9 +198,11 @@ class Trainer:
         self.step_sizes = AgreedStepSizes(self.raw, fabric)
         self.guard = DivergenceGuard(config.energy_limit, config.max_restarts)
         self.validate = validate if config.validate_every else None
+        self.score = VALIDATION + score
         self.best: Best | None = None
         self.iteration = 0
         self.seconds = 0.0
+        self.cpu_seconds = 0.0
         self.validation_seconds = 0.0
 
     def fit(self) -> TrainReport:
@@ -185,6 +213,7 @@ class Trainer:
         config = self.config
         figures: dict[str, float] = {}
         began = time.perf_counter() - self.seconds
+        cpu_began = time.process_time() - self.cpu_seconds
         self.objective.train()
         self.guard.keep(self.iteration, self.raw, self.optimizer, self.ema.module)
         log = MetricLog(self.folder, self.iteration) if self.main else None
@@ -205,10 +234,13 @@ class Trainer:
                         continue
                     self.guard.keep(self.iteration, self.raw, self.optimizer, self.ema.module)
                     self.seconds = time.perf_counter() - began
+                    self.cpu_seconds = time.process_time() - cpu_began
                     if look:  # of weights that the guard has passed
+                        cpu_before = time.process_time()
                         took, found = self._look()
                         self.validation_seconds += took
                         began += took
+                        cpu_began += time.process_time() - cpu_before
                         figures |= found
                     if log:
                         log.write(self.iteration, figures)
@@ -219,6 +251,7 @@ class Trainer:
                 bar.update(0)
                 if last or self.iteration % config.checkpoint_every == 0:
                     self.seconds = time.perf_counter() - began
+                    self.cpu_seconds = time.process_time() - cpu_began
                     self.save()
         finally:
             bar.close()
@@ -231,6 +264,7 @@ class Trainer:
             figures,
             self.validation_seconds,
             kept_iteration=self.iteration,
+            cpu_seconds=self.cpu_seconds,
         )
         if config.keep == "best" and self.best is not None:
             self.ema.module.load_state_dict(self.best.weights)
@@ -244,7 +278,7 @@ class Trainer:
         # ranks may compute on unlike devices: all choose by the figures of one
         figures = from_first(self.fabric, lambda: dict(validate(self.ema.module)))
         found = {VALIDATION + name: float(value) for name, value in figures.items()}
-        score = found.get(SCORE, math.nan)
+        score = found.get(self.score, math.nan)
         if math.isfinite(score):
             lowest = score if self.best is None else min(score, self.best.lowest)
             if self.best is None or score <= lowest * (1 + self.config.keep_margin):
@@ -268,11 +302,28 @@ class Trainer:
         self.optimizer.zero_grad()
         self.fabric.backward(loss)
         average_gradients(self.raw.parameters(), self.fabric)
+        if config.element_clip:
+            self._clip_elements()
         norm = torch.nn.utils.clip_grad_norm_(self.raw.parameters(), config.gradient_clip)
         self.optimizer.step()
         self.ema.update(self.raw)
         self.iteration += 1
         return {**figures, "loss": loss.detach(), "gradient_norm": norm, "learning_rate": torch.tensor(rate)}
+
+    @torch.no_grad()
+    def _clip_elements(self) -> None:
+        """Hold each element of the gradient near its usual size, as far as Adam knows that."""
+        beta = self.config.betas[1]
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                state = self.optimizer.state.get(parameter)
+                if parameter.grad is None or not state:
+                    continue
+                seen = 1 - beta ** float(state["step"])  # the running mean began at 0
+                bound = self.config.element_clip * (state["exp_avg_sq"] / max(seen, 1e-12)).sqrt()
+                # nothing is known of an element that never had a gradient (a class not yet seen)
+                bound = bound.masked_fill(bound == 0, math.inf)
+                parameter.grad.clamp_(-bound, bound)
 
     @property
     def main(self) -> bool:
@@ -321,6 +372,7 @@ class Trainer:
             "identity": self.identity,
             "iteration": self.iteration,
             "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
             "validation_seconds": self.validation_seconds,
             "restarts": self.guard.restarts,
             "ema_updates": self.ema.updates,
@@ -357,6 +409,7 @@ class Trainer:
         load_optimizer_tensors(self.optimizer, under_prefix("optimizer", tensors))
         self.iteration = meta["iteration"]
         self.seconds = meta["seconds"]
+        self.cpu_seconds = meta.get("cpu_seconds", 0.0)
         self.validation_seconds = meta.get("validation_seconds", 0.0)
         if "best" in meta:
             weights = {

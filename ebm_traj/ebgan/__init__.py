@@ -1,1 +1,1 @@
-"""Energy-based generative adversarial networks: the energy is an auto-encoder, trained against a generator."""
+"""Energy-based generative adversarial networks: the energy is an auto-encoder against a generator."""

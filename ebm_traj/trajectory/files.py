@@ -20,10 +20,11 @@ from ebm_traj.trajectory.flow import DiffusionModel, FlowModel
 from ebm_traj.trajectory.gaussian import GaussianModel
 from ebm_traj.trajectory.mixture import MixtureModel
 from ebm_traj.trajectory.model import CONFIG_FILE, FORMAT, FORMAT_VERSION, WEIGHTS_FILE, TrajectoryModel
+from ebm_traj.trajectory.rbm import RBMModel
 
 MODELS: dict[str, type[TrajectoryModel]] = {
     model.kind: model
-    for model in (TrajectoryEBM, FCModel, GaussianModel, MixtureModel, FlowModel, DiffusionModel)
+    for model in (TrajectoryEBM, FCModel, GaussianModel, MixtureModel, FlowModel, DiffusionModel, RBMModel)
 }
 
 
