@@ -54,28 +54,31 @@ def data_folder() -> Path:
 
 
 def fetch(name: str, download: bool) -> Path:
-    """The folder of a set of `FETCHED`, fetched first if it is not there and `download` is said.
+    """The folder or archive of a set of `FETCHED`, fetched first if it is not there and `download` is said.
 
     Raises InputError if it is not there, or pooch is not installed; RunError if a file cannot be fetched or
     its checksum is another.
     """
     entry, folder = FETCHED[name], data_folder() / name
     there = all((folder / file).is_file() for file in entry.files)
-    if not there and not download:
-        raise InputError(
-            f"data {name}: not in {folder}; --download fetches it once, or give the path of your own files"
-        )
+    if not there:
+        if not download:
+            raise InputError(
+                f"data {name}: not in {folder}; --download fetches it once, or give the path of your own"
+            )
+        _retrieve(name, entry, folder)
+    return folder / next(iter(entry.files)) if len(entry.files) == 1 else folder
+
+
+def _retrieve(name: str, entry: Fetched, folder: Path) -> None:
+    """Fetch what is not there; pooch gives a file its name only when its checksum is right."""
     try:
         import pooch
     except ImportError:
         raise InputError(f"data {name}: fetching needs pooch: pip install 'ebm_traj[download]'") from None
     for file, md5 in entry.files.items():
-        unpack = pooch.Untar(extract_dir=".") if file.endswith(".tar.gz") else None
         try:
-            pooch.retrieve(
-                entry.base + file, f"md5:{md5}", file, folder, processor=unpack, progressbar=not there
-            )
+            pooch.retrieve(entry.base + file, f"md5:{md5}", file, folder, progressbar=True)
         except Exception as error:  # of requests, of urllib, of the checksum, of the disk
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise RunError(f"data {name}: {entry.base}{file} could not be fetched ({reason})") from None
-    return folder

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ebm_traj.datasets.cifar import cifar_source, find_cifar
+from ebm_traj.datasets.cifar import cifar_archive, find_cifar
 from ebm_traj.datasets.idx import has_idx, idx_source
 from ebm_traj.datasets.picture_folder import folder_source
 from ebm_traj.datasets.picture_source import DIGITS, Part, Pixels, Rows, Source, array_part
@@ -87,7 +87,7 @@ def open_pictures(
 
     `source` is "digits" (8x8, in scikit-learn), "sprites" (drawn by the project), "mnist", "fashion" or
     "cifar10" (fetched once with `download`), or the path of an .npz, of a folder of idx files, of CIFAR
-    batches, or of a folder or .zip of pictures.
+    batches (or their archive), or of a folder or .zip of pictures.
 
     A fixed random share `validation` of the train part, by `seed`, is the validation split and left out of
     train. A set without a split of its own has a fixed random fifth of its rows as test; "all" is all there
@@ -141,9 +141,7 @@ def _find(
     if path.is_dir():
         if has_idx(path):
             return idx_source(path)
-        if found := find_cifar(path):
-            return cifar_source(found)
-        return _cached_folder(path, size, channels, cache)
+        return find_cifar(path) or _cached_folder(path, size, channels, cache)
     if not path.is_file():
         raise InputError(
             f"data {source}: no such file; accepted are paths and digits, sprites, {', '.join(FETCHED)}"
@@ -154,9 +152,9 @@ def _find(
         return npz_source(path, size)
     if path.suffix == ".zip":
         return _cached_folder(path, size, channels, cache)
-    raise InputError(
-        f"data {source}: accepted files are .npz and .zip; idx files and batches by their folder"
-    )
+    if path.name.endswith((".tar.gz", ".tgz", ".tar")):
+        return cifar_archive(path)
+    raise InputError(f"data {source}: accepted are .npz, .zip and CIFAR's .tar.gz; idx files by their folder")
 
 
 def _digits() -> Source:

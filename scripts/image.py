@@ -31,13 +31,14 @@ def usage() -> str:
 
 def main() -> None:
     """Run the sub-command that the command line names."""
+    program = Path(sys.argv[0]).name
     named, rest = (sys.argv[1] if len(sys.argv) > 1 else ""), sys.argv[2:]
     if named in ("-h", "--help"):
         print(usage())
         return
     if named not in COMMANDS:
         found = f"'{named}'" if named else "no command"
-        print(f"{Path(sys.argv[0]).name}: error: {found}; accepted are {', '.join(COMMANDS)}", file=sys.stderr)
+        print(f"{program}: error: {found}; accepted are {', '.join(COMMANDS)}", file=sys.stderr)
         sys.exit(BAD_INPUT)
     command = importlib.import_module(f"ebm_traj.image.commands.{named}")
     run(command.main, command.Args, rest)

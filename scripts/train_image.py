@@ -46,6 +46,8 @@ class Args:
     """Add uniform noise of one grey level to the data."""
     snapshots: int = 40
     """Samples drawn at each look at held-out pictures; 0 for none."""
+    begin: Path | None = None
+    """Go on from the weights of this trained model, of the same network."""
     resume: bool = False
     """Go on with an interrupted run in --out."""
     device: str | None = None
@@ -98,6 +100,7 @@ def main(args: Any) -> None:
         transitions=chosen.transitions if args.transitions is None else args.transitions,
         dequantise=args.dequantise,
         snapshots=args.snapshots,
+        begin=args.begin,
         fabric=make_fabric("cuda" if device.startswith("cuda") else "cpu"),
         resume=args.resume,
     )

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,15 @@ def script_calls() -> list[str]:
 @pytest.mark.parametrize("call", script_calls())
 def test_script_calls_are_accepted(call, load_script):
     path, *argv = shlex.split(call)[1:]
-    arguments = load_script(Path(path).stem).Args
+    name = Path(path).stem
+    if name == "image" and argv[0] in load_script("image").COMMANDS:
+        command, *argv = argv
+        arguments = import_module(f"ebm_traj.image.commands.{command}").Args
+    elif argv == ["--help"]:
+        assert load_script(name).main.__doc__
+        return
+    else:
+        arguments = load_script(name).Args
     if class_for := getattr(arguments, "class_for", None):
         arguments = class_for(argv)
     tyro.cli(arguments, args=argv)

@@ -9,7 +9,8 @@ import matplotlib
 from torch import Tensor
 
 from ebm_traj.ebgan.refinement import RefinementStudy
-from ebm_traj.image.reports import inked, markdown, show, tiles, write_report
+from ebm_traj.image.drawing import inked, show, tiles
+from ebm_traj.image.reports import markdown, write_report
 from ebm_traj.theme import LIGHT, save, style
 
 FIGURES = (

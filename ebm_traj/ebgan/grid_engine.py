@@ -134,7 +134,8 @@ def _with_ray(
     try:
         limit = IN_FLIGHT_PER_CORE * max(1, int(ray.cluster_resources().get("CPU", 1)))
         remote = ray.remote(num_cpus=1, max_retries=RETRIES)(_run)
-        waiting, pending = list(reversed(tasks)), {}
+        waiting = list(reversed(tasks))
+        pending: dict[Any, Task] = {}
         while waiting or pending:
             while waiting and len(pending) < limit:
                 task = waiting.pop()

@@ -46,8 +46,8 @@ class SamplerStudyConfig:
     """Of the energy's convolutions (image.conv)."""
     batch_size: int = 64
     """Pictures in a step."""
-    replay_steps: int = 60
-    """Langevin steps from the buffer (UvA tutorial 8)."""
+    replay_steps: int = 20
+    """Langevin steps from the buffer; 60 in UvA tutorial 8, whose training is a hundred times longer."""
     replay_step_size: float = 10.0
     """Of these steps, with `replay_clip` on each pixel's gradient."""
     replay_clip: float = 0.03
@@ -58,7 +58,7 @@ class SamplerStudyConfig:
     """Chains in the buffer."""
     replay_regularisation: float = 0.1
     """Weight of the squared energies with the buffer."""
-    replay_rate: float = 3e-4
+    replay_rate: float = 1e-3
     """Learning rate with the buffer."""
     generator_channels: int = 16
     """Of the generator's narrowest layers; it is fully connected where `convolutional` has no such size."""
@@ -168,7 +168,7 @@ def train_way(way: Way, train: PictureSet, config: SamplerStudyConfig, out: Path
     began = time.process_time()
     trainer.fit()
     spent = time.process_time() - began
-    averaged = trainer.ema.module
+    averaged: Any = trainer.ema.module
     if generator_way:  # its batch norm has no averages of its own
         proposal = averaged.proposal
         generator = seeded_generator("cpu", config.seed, "calibrate")

@@ -135,7 +135,7 @@ def train_classifier(
     if resume and (out / TRAINING_FILE).is_file():
         loop.resume()
     report = loop.fit()
-    chosen = loop.ema.module.network
+    chosen = loop.ema.module.get_submodule("network")
     return chosen.eval().requires_grad_(False), report
 
 

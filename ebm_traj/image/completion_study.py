@@ -13,6 +13,7 @@ from ebm_traj.core.seeding import derive_seed
 from ebm_traj.datasets.pictures import PictureSet
 from ebm_traj.image.classifier import Classifier
 from ebm_traj.image.completion import (
+    REFERENCE,
     Mask,
     Reference,
     complete,
@@ -51,7 +52,8 @@ def study(
     rng = np.random.default_rng(derive_seed(seed, "completion pictures"))
     chosen = test.take(rng.permutation(len(test))[:pictures])
     x, labels = to_tensor(chosen.x), torch.from_numpy(chosen.y)
-    known = train.take(np.flatnonzero(train.y >= 0)) if classifier else train
+    labelled = rng.permutation(np.flatnonzero(train.y >= 0))[:REFERENCE]
+    near, near_labels = to_tensor(train.x[labelled]), torch.from_numpy(train.y[labelled])
     text = [LEGEND] if classifier else []
     content: dict[str, Any] = {}
     figures: dict[str, bytes] = {}
@@ -69,7 +71,7 @@ def study(
         if classifier is None:
             figures[name] = picture(found, range(min(rows, len(x))))
             continue
-        reference = Reference.of(to_tensor(known.x), torch.from_numpy(known.y), part, seed=seed)
+        reference = Reference.of(near, near_labels, part, seed=seed)
         ambiguous = reference.ambiguous(x, part)
         table_rows = {}
         for title, made in {

@@ -43,14 +43,19 @@ class FactorTrainingConfig:
     network: FactorNetConfig = dataclasses.field(default_factory=FactorNetConfig)
     denoising: DenoisingConfig = dataclasses.field(
         default_factory=lambda: DenoisingConfig(
-            batch_size=64, sigma_min=0.05, sigma_max=60.0, log_sigma_mean=1.0, log_sigma_std=1.4
+            batch_size=64, sigma_min=0.05, sigma_max=30.0, log_sigma_mean=0.5, log_sigma_std=1.3
         )
     )
     untold: float = 0.2
     """Share of rows that are told nothing, where others are told one factor."""
     trainer: TrainerConfig = dataclasses.field(
         default_factory=lambda: TrainerConfig(
-            iterations=5000, warmup=200, gradient_clip=1.0, ema_decay=0.998, validate_every=0
+            iterations=6000,
+            learning_rate=2e-3,
+            warmup=200,
+            gradient_clip=1.0,
+            ema_decay=0.998,
+            validate_every=0,
         )
     )
 
@@ -111,7 +116,7 @@ def train_sprites(
         trainer.resume()
     out.mkdir(parents=True, exist_ok=True)
     report = trainer.fit()
-    energy.load_state_dict(trainer.ema.module.energy.state_dict())
+    trainer.raw.load_state_dict(trainer.ema.module.state_dict())
     save_tensors(out / WEIGHTS, energy.state_dict(), {"centre": model.centre, "spread": model.spread})
     save_json(out / SETTINGS, {**identity, "train_seconds": report.seconds, "figures": report.figures})
     energy.eval().requires_grad_(False)

@@ -28,7 +28,7 @@ class CompositionSampling:
 
     levels: int = 20
     """Noise levels."""
-    sigma_max: float = 60.0
+    sigma_max: float = 30.0
     """Highest; in units of the spread of all pixels."""
     sigma_min: float = 0.05
     """Lowest."""
@@ -94,14 +94,16 @@ def composed(
             f"way of composing: '{way}' needs a model told {needs}; this one is told {model.telling}"
         )
     one = torch.eye(len(FACTORS))
+
+    def told_rows(masks: Tensor) -> EnergyOfX:
+        return lambda x: energies_of(model, asked, masks, sigma)(x).sum(0)
+
     if way == "joint":
-        return [lambda x: energies_of(model, asked, torch.ones(1, len(FACTORS)), sigma)(x)[0]]
+        return [told_rows(torch.ones(1, len(FACTORS)))]
     if way == "in turn":
-        return [
-            lambda x, k=k: energies_of(model, asked, one[k : k + 1], sigma)(x)[0] for k in range(len(one))
-        ]
+        return [told_rows(row[None]) for row in one]
     if way == "product":
-        return [lambda x: energies_of(model, asked, one, sigma)(x).sum(0)]
+        return [told_rows(one)]
     told = torch.cat([torch.zeros(1, len(FACTORS)), one])
     weights = torch.tensor([1 - weight * len(FACTORS), *[weight] * len(FACTORS)])
     return [lambda x: weights @ energies_of(model, asked, told, sigma)(x)]

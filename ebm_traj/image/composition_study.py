@@ -143,10 +143,10 @@ def table(rows: Sequence[StudyRow]) -> str:
 
 
 LEGEND = (
-    "Sprites of 32 x 32: three shapes, three sizes, any position and rotation. Never shown in training: "
+    "Sprites of 16 x 16: three shapes, three sizes, any position and rotation. Never shown in training: "
     "*triples*, a third of the cells of shape x size x third of the picture across, in a Latin square, so "
     "that each pair of these is seen; and a *pair*, hearts of the largest size. Read by a probe trained on "
-    "all combinations: right are the shape, the nearest of three sizes, the position within 1.5 pixels "
+    "all combinations: right are the shape, the nearest of three sizes, the position within 3/4 of a pixel "
     "across and down, the rotation within 15 degrees modulo the shape's symmetry. Overlap: median "
     "intersection over union with the sprite asked for. Gradients: of the network, per picture."
 )
@@ -185,7 +185,8 @@ def picture(rows: Sequence[StudyRow], path: Tensor, theme: Theme = LIGHT) -> byt
     with style(theme), matplotlib.rc_context({"font.size": 8.5, "axes.grid": False}):
         lines = len(names) + 1
         figure = Figure(figsize=(1.6 + 4.4 * len(kinds), 0.56 * (lines + 0.6) + 1.0), layout="constrained")
-        upper, lower = figure.subfigures(2, 1, height_ratios=[lines + 0.6, 1.5])
+        parts: Any = figure.subfigures(2, 1, height_ratios=[lines + 0.6, 1.5])
+        upper, lower = parts
         panels = upper.subplots(lines, max(len(kinds), 1), squeeze=False)
         for column, kind in enumerate(kinds):
             some = {row.name: row for row in rows if row.kind == kind}

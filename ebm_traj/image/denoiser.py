@@ -112,6 +112,7 @@ class UNet(nn.Module):
         shrunk = config.patch * 2 ** (len(sizes) - 1)
         pixels = ((height + self.padding[0]) // shrunk) * ((width + self.padding[1]) // shrunk)
         self.mixing = nn.ModuleList(PixelMixing(pixels) for _ in range(config.mixing))
+        self.middle = Stage(sizes[-1], config.middle, config.embedding)
         self.deepest = sizes[-1]
         self.last = nn.Conv2d(sizes[0], inputs, 3, padding=1)
         nn.init.normal_(self.last.weight, std=1e-3)  # not 0: at F = 0 nothing of it would have a gradient
@@ -131,7 +132,7 @@ class UNet(nn.Module):
                 h = self.shrink[i](functional.pixel_unshuffle(h, 2))
         for mixing in self.mixing:
             h = mixing(h)
-        features = h
+        features = h = self.middle(h, embedding)
         for i in range(len(self.up) - 1, -1, -1):
             h = skips[i] + functional.pixel_shuffle(self.grow[i](h), 2)
             h = self.up[i](h, embedding)

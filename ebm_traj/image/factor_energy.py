@@ -24,7 +24,7 @@ PATCHES = 8
 class FactorNetConfig:
     """The network of a `FactorEnergy`."""
 
-    pixels: int = 32
+    pixels: int = 16
     """Side of the pictures; a multiple of 16. They enter in patches, 8 to a side."""
     channels: int = 32
     """Of the 8 x 8 patches; twice as many of the 4 x 4 of the next level."""

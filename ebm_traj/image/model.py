@@ -1,5 +1,6 @@
 """An energy-based model of pictures: its settings, sampling, classification, and its folder on the disk."""
 
+import copy
 import dataclasses
 import typing
 from collections.abc import Callable
@@ -252,6 +253,24 @@ class ImageModel(nn.Module):
         if level is not None:
             condition[LEVEL] = torch.as_tensor(level, dtype=x.dtype, device=x.device).expand(len(x))
         return -self.energy.class_energies(x, condition)
+
+    def unconditional(self) -> "ImageModel":
+        """A copy of this model without classes: E(x), as it is where no class is given.
+
+        Raises InputError if its network without a class is not the same network without the classes' part.
+        """
+        if not self.num_classes:
+            return copy.deepcopy(self)
+        if self.config.network.kind != "unet":
+            raise InputError(
+                f"unconditional: of a {self.config.network.kind} network, classes cannot be left out"
+            )
+        config = dataclasses.replace(self.config, conditional=False, classification=0.0)
+        bare = ImageModel(config, self.shape, class_names=self.class_names).to(self.device)
+        kept = bare.state_dict().keys()
+        bare.load_state_dict({name: value for name, value in self.state_dict().items() if name in kept})
+        bare.card = copy.deepcopy(self.card)
+        return bare.train(self.training).requires_grad_(next(self.parameters()).requires_grad)
 
     def _require_labels(self, labels: Tensor) -> None:
         if not self.num_classes:

@@ -1,17 +1,14 @@
 """Morphing: chains that start at pictures of one class and walk on the energy of another."""
 
 import dataclasses
-import itertools
 
 import torch
 from torch import Tensor
 
-from ebm_traj.core.annealing import AnnealConfig
+from ebm_traj.core.annealing import AnnealConfig, anneal
 from ebm_traj.core.hmc import ChainConfig
-from ebm_traj.core.langevin import noise_like
 from ebm_traj.core.seeding import seeded_generator
 from ebm_traj.errors import InputError
-from ebm_traj.image.posterior import ancestral_step, denoised
 from ebm_traj.image.sampling import PictureModel, cost_of, device_of, energy_of_levels, own_sampler, walk
 
 
@@ -19,16 +16,16 @@ from ebm_traj.image.sampling import PictureModel, cost_of, device_of, energy_of_
 class MorphConfig:
     """How far a chain steps, for models with noise levels.
 
-    Each turn puts noise of `level` on the picture and draws a picture that it may have come from, under the
-    new class: a Markov chain that keeps that class's density (as in `core.annealing`, up to the number of
-    steps), and walks the more slowly the lower the level.
+    Each turn puts noise of `level` on the picture and takes it off along the flow of the new class's energy.
+    Both carry that class's density to itself, the first to its noised one and the second back (up to the
+    number of steps), so the chain keeps it; it walks the more slowly the lower the level.
     """
 
-    level: float = 0.7
+    level: float = 1.0
     """Standard deviation of the noise of a turn, in pixels of [-1, 1]."""
-    turns: int = 24
+    turns: int = 12
     """Turns of the chain."""
-    steps: int = 6
+    steps: int = 10
     """Levels from there down to the data in each turn, each of one gradient."""
 
     def __post_init__(self) -> None:
@@ -38,11 +35,11 @@ class MorphConfig:
             if getattr(self, name) < least:
                 raise InputError(f"morph {name}: {getattr(self, name)}; accepted are {least} and more")
 
-    def levels(self, lowest: float) -> list[float]:
-        """The levels of a turn, falling."""
+    def turn(self, lowest: float) -> AnnealConfig:
+        """One turn as settings of `core.annealing`."""
         if lowest >= self.level:
             raise InputError(f"morph level: {self.level}; the model's levels begin at {lowest:g}")
-        return AnnealConfig(self.steps, self.level, lowest, 5.0).levels
+        return AnnealConfig(self.steps, self.level, lowest, 5.0, "multistep")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,17 +91,13 @@ def morph(
     if not isinstance(config, MorphConfig):
         raise InputError("morphing: this model has noise levels; needed is a MorphConfig")
     sampler = own_sampler(model)
-    levels = config.levels(sampler.sigma_min if isinstance(sampler, AnnealConfig) else config.level / 30)
+    turn = config.turn(sampler.sigma_min if isinstance(sampler, AnnealConfig) else config.level / 50)
     energy_at = energy_of_levels(model, to)
-    seen, state = [start], start
-    with torch.no_grad():
-        for _ in range(config.turns):
-            state = state + levels[0] * noise_like(state, generator)
-            for sigma, lower in itertools.pairwise(levels):
-                state = ancestral_step(energy_at, state, sigma, lower, generator)
-            state = denoised(energy_at, state, levels[-1])
-            seen.append(state)
-    return Morph(torch.stack(seen).cpu(), labels.cpu(), config.turns * config.steps * cost_of(model))
+    seen = [start]
+    for _ in range(config.turns):
+        seen.append(anneal(energy_at, seen[-1], turn, generator=generator).x)
+    gradients = config.turns * turn.gradients * cost_of(model)
+    return Morph(torch.stack(seen).cpu(), labels.cpu(), gradients)
 
 
 def distance(a: Tensor, b: Tensor) -> Tensor:

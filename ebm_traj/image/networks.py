@@ -37,6 +37,8 @@ class NetworkConfig:
     mixing: int = 0
     """unet: blocks at the lowest resolution that mix all its pixels (Tolstikhin et al. 2021); a digit hangs
     together over the whole picture, which convolutions alone are slow to learn."""
+    middle: int = 0
+    """unet: further residual blocks at the lowest resolution, after the mixing."""
     embedding: int = 64
     """unet: width of what the noise level is turned into."""
     stem: int | None = None
@@ -66,8 +68,9 @@ class NetworkConfig:
         for name in ("patch", "blocks", "embedding", "dense", "scales"):
             if getattr(self, name) < 1:
                 raise InputError(f"network {name}: {getattr(self, name)}; accepted are 1 and more")
-        if self.mixing < 0:
-            raise InputError(f"network mixing: {self.mixing}; accepted are 0 and more")
+        for name in ("mixing", "middle"):
+            if getattr(self, name) < 0:
+                raise InputError(f"network {name}: {getattr(self, name)}; accepted are 0 and more")
         for name in ("downsample", "attention"):
             if any(not 0 <= number < len(self.channels) for number in getattr(self, name)):
                 raise InputError(

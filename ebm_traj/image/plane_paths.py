@@ -69,8 +69,16 @@ def path_study(ring: Energy, count: int = 64, seed: int = 0) -> list[PathRow]:
         with torch.no_grad():
             on_ring = float(of_x(ring)(points.flatten(0, 1)).mean())
         a, b = passes(points, above, NEAR), passes(points, below, NEAR)
-        shares = [float(mask.float().mean()) for mask in (a, b, ~(a | b))]
-        rows.append(PathRow(name, points, *shares, on_ring, float(chain.acceptance)))
+        row = PathRow(
+            name,
+            points,
+            above=float(a.float().mean()),
+            below=float(b.float().mean()),
+            neither=float((~(a | b)).float().mean()),
+            ring_energy=on_ring,
+            acceptance=float(chain.acceptance),
+        )
+        rows.append(row)
     return rows
 
 

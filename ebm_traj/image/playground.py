@@ -148,7 +148,7 @@ def learn(density: ToyDensity, config: PlaneConfig, folder: Path) -> Learnt:
     folder.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(objective, batches, config.trainer, folder, make_fabric("cpu"), {"plane": repr(config)})
     trainer.fit()
-    energy.load_state_dict(trainer.ema.module.energy.state_dict())
+    trainer.raw.load_state_dict(trainer.ema.module.state_dict())
     energy.eval().requires_grad_(False)
     whole: Energy = (
         energy if config.learning == "contrastive" else AtLevel(energy, config.denoising.sigma_min)
@@ -224,7 +224,7 @@ class Scores:
 
 def score(density: ToyDensity, energy: Energy, grid: Grid | None = None, count: int = 20_000) -> Scores:
     """Compare a learnt energy with the density it was learnt from."""
-    grid = grid or Grid(density.extent + 1.0, 300)
+    grid = grid or Grid(density.extent + 1.0, 200)
     test = density.sample(count, seeded_generator("cpu", "plane test"))
     truth, learnt = of_x(density), of_x(energy)
     with torch.no_grad():

@@ -24,6 +24,9 @@ from ebm_traj.theme import LIGHT, Theme, save, style
 PAGE, FIGURES = "playground.md", "playground.json"
 LANDSCAPES, COMPOSED, PATHS = "landscapes.png", "composed.png", "paths.png"
 
+LONG_WALK = LangevinConfig(steps=600, step_size=0.02, metropolis=True, adapt=100)
+"""By which composed energies are sampled, from anywhere."""
+
 Compose = Callable[[Energy, Energy], Energy]
 OPERATIONS: dict[str, Compose] = {"ring and bar": both, "ring or bar": either, "ring, not bar": without}
 
@@ -82,15 +85,14 @@ def composed_rows(
     ring: ToyDensity, learnt_ring: Energy, learnt_bar: Energy, count: int = 1000
 ) -> list[ComposedRow]:
     """And, or, not of ring and bar. Mixtures are of normalised energies."""
-    grid = Grid(ring.extent + 1.0, 250)
+    grid = Grid(ring.extent + 1.0, 200)
     exact, found = (ring, bar()), (normalised(learnt_ring, grid), normalised(learnt_bar, grid))
     rows = []
     for name, compose in OPERATIONS.items():
         energy = compose(*found)
         generator = seeded_generator("cpu", "composed", name)
         start = ring.extent * (2 * torch.rand((count, 2), generator=generator) - 1)
-        walk = LangevinConfig(steps=600, step_size=0.02, metropolis=True, adapt=100)
-        x = langevin(of_x(energy), start, walk, generator=generator).x
+        x = langevin(of_x(energy), start, LONG_WALK, generator=generator).x
         place = (grid.points[:, 0] > 0) & (grid.points[:, 1] > -1)
         mass = float(grid.log_density(of_x(energy)).exp()[place].sum()) * grid.area
         share = float(((x[:, 0] > 0) & (x[:, 1] > -1)).float().mean())
@@ -203,7 +205,12 @@ def paths_picture(rows: Sequence[PathRow], ring: Energy, theme: Theme = LIGHT) -
 
 
 def run(
-    names: Sequence[str], kinds: Sequence[PlaneConfig], out: Path, path_count: int, seed: int
+    names: Sequence[str],
+    kinds: Sequence[PlaneConfig],
+    out: Path,
+    sample_count: int,
+    path_count: int,
+    seed: int,
 ) -> tuple[list[PlaneRow], list[ComposedRow], list[PathRow]]:
     """All of the study. Compositions and paths are made where the ring is among the densities."""
     rows = [
@@ -213,6 +220,6 @@ def run(
     if not ring:
         return rows, [], []
     learnt_bar = learn(bar(), kinds[0], out / "runs" / "bar").energy
-    composed = composed_rows(toy("ring"), ring[0].learnt.energy, learnt_bar)
+    composed = composed_rows(toy("ring"), ring[0].learnt.energy, learnt_bar, sample_count)
     paths = path_study(ring[0].learnt.energy, path_count, seed) if path_count else []
     return rows, composed, paths

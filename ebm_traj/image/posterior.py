@@ -35,7 +35,7 @@ from ebm_traj.core.langevin import LangevinConfig, noise_like
 from ebm_traj.errors import InputError
 from ebm_traj.image.measurements import Measurement
 from ebm_traj.image.moments import by_moments
-from ebm_traj.image.sampling import PictureModel, centre_of, energy_of_levels, walk
+from ebm_traj.image.sampling import PictureModel, centre_of, cost_of, energy_of_levels, walk
 
 Way = Literal["moments", "replace", "measure", "gibbs"]
 
@@ -186,7 +186,9 @@ def draw_in_batches(
         given = None if labels is None else labels[rows]
         draws.append(draw_posterior(model, measurement.take(rows), config, labels=given, generator=generator))
     return Draw(
-        torch.cat([draw.x for draw in draws]), torch.cat([draw.raw for draw in draws]), draws[0].gradients
+        torch.cat([draw.x for draw in draws]),
+        torch.cat([draw.raw for draw in draws]),
+        draws[0].gradients * cost_of(model),
     )
 
 

@@ -29,7 +29,7 @@ Array = NDArray[np.float64]
 class ProbeConfig:
     """Network and training of a `SpriteProbe`."""
 
-    pixels: int = 32
+    pixels: int = 16
     """Side of the pictures, a multiple of 8."""
     channels: int = 24
     """After the first of three strided convolutions."""
@@ -141,7 +141,7 @@ def train_probe(config: ProbeConfig, out: Path, *, resume: bool = False) -> Spri
         trainer.resume()
     out.mkdir(parents=True, exist_ok=True)
     trainer.fit()
-    probe.load_state_dict(trainer.ema.module.probe.state_dict())
+    trainer.raw.load_state_dict(trainer.ema.module.state_dict())
     save_tensors(out / WEIGHTS, probe.state_dict(), {})
     save_json(out / SETTINGS, {"pixels": config.pixels, "channels": config.channels})
     return probe.eval().requires_grad_(False)

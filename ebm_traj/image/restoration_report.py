@@ -17,7 +17,7 @@ from ebm_traj.image.drawing import GAP, SIDE, Board, Bytes, inked
 from ebm_traj.image.pictures import to_tensor
 from ebm_traj.image.posterior import PosteriorConfig
 from ebm_traj.image.reports import markdown
-from ebm_traj.image.restoration import Damage, calibration, psnr, restore, tweedie, wiener
+from ebm_traj.image.restoration import FILTER_ROWS, Damage, calibration, psnr, restore, tweedie, wiener
 from ebm_traj.image.sampling import PictureModel
 from ebm_traj.theme import LIGHT, Theme
 
@@ -65,7 +65,7 @@ def study(
     rng = np.random.default_rng(derive_seed(seed, "restoration pictures"))
     chosen = test.take(rng.permutation(len(test))[:pictures])
     x, labels = to_tensor(chosen.x), torch.from_numpy(chosen.y)
-    real = to_tensor(train.x[: 2 * 10_000])
+    real = to_tensor(train.x[:FILTER_ROWS])
 
     def read_right(pictures_: Tensor) -> dict[str, float]:
         if classifier is None:

@@ -49,7 +49,7 @@ def class_logits(energy: ImageEnergy, x: Tensor, sigma: float | None) -> Tensor:
             h = net.shrink[i](functional.pixel_unshuffle(h, 2))
     for mixing in net.mixing:
         h = mixing(h)
-    return energy.head(h, embedding)
+    return energy.head(net.middle(h, embedding), embedding)
 
 
 class SameNetwork(nn.Module):

@@ -1,7 +1,7 @@
 """Sprites for composition: which factors there are, which combinations are held out, when one is read right.
 
-Shapes are A's of `ebm_traj.datasets.sprites`; sizes are three, places and rotations continuous. Two kinds of
-combinations are never shown in training:
+Shapes are those of `ebm_traj.datasets.sprites`; sizes are three, places and rotations continuous. Two kinds
+of combinations are never shown in training:
 - *triples*: cells of shape x size x third of the picture across with (shape + size + third) divisible by 3.
   Every pair of these factors is seen, in two of three cells.
 - a *pair*: hearts of the largest size, wherever they are.
@@ -17,16 +17,16 @@ from numpy.typing import ArrayLike, NDArray
 from ebm_traj.datasets.sprites import draw_sprites
 from ebm_traj.errors import InputError
 
-SIZES = (0.8, 1.2, 1.6)
-"""Scales of the sprites; 1 is three tenths of the picture across."""
-PLACES = (0.3, 0.7)
+SIZES = (0.8, 1.1, 1.4)
+"""Scales of the sprites; 1 is two fifths of the picture across."""
+PLACES = (0.36, 0.64)
 """Of the centre, as shares of the side: nothing is cut off."""
 SYMMETRY = (4, 2, 1)
 """By so many equal turns square, ellipse and heart come to look the same."""
 SIZE_TOLERANCE = 0.25
 """Of the size in 0..1: the nearest of the three sizes is the right one."""
 PLACE_TOLERANCE = 1.5 / 32
-"""Of the place, as a share of the side, in each coordinate: 1.5 pixels of 32."""
+"""Of the place, as a share of the side, in each coordinate: three quarters of a pixel of 16."""
 TURN_TOLERANCE = math.radians(15)
 """Of the rotation, modulo the shape's own symmetry."""
 
@@ -63,7 +63,7 @@ def draw_factors(count: int, rng: np.random.Generator, kind: Kind = "any") -> Ar
     return np.concatenate(found)[:count]
 
 
-def draw_pictures(factors: Array, pixels: int = 32) -> NDArray[np.float32]:
+def draw_pictures(factors: Array, pixels: int = 16) -> NDArray[np.float32]:
     """Pictures (N, 1, pixels, pixels) in [-1, 1] of factors (N, 5) as `draw_factors` gives them."""
     raw = factors.copy()
     raw[:, 1] = SIZES[0] + (SIZES[-1] - SIZES[0]) * factors[:, 1]

@@ -15,7 +15,7 @@ from ebm_traj.core.trainer import TRAINING_FILE, Trainer, TrainerConfig
 from ebm_traj.datasets.pictures import PictureSet
 from ebm_traj.errors import InputError
 from ebm_traj.image import pictures
-from ebm_traj.image.model import CONFIG_FILE, KEPT_CHAINS, ImageConfig, ImageModel
+from ebm_traj.image.model import CONFIG_FILE, KEPT_CHAINS, ImageConfig, ImageModel, load_image_model
 from ebm_traj.image.objectives import Augment, contrastive_part, make_objective
 from ebm_traj.image.presets import Change
 from ebm_traj.image.snapshots import Snapshots, draw_curves
@@ -37,6 +37,7 @@ def train_image(
     transitions: tuple[Change, ...] = ("shift",),
     dequantise: bool = False,
     snapshots: int = 40,
+    begin: str | Path | None = None,
     fabric: Any = None,
     resume: bool = False,
 ) -> ImageModel:
@@ -44,7 +45,8 @@ def train_image(
 
     `validation` is looked at every `settings.validate_every` iterations and chooses the weights to keep;
     None: the last ones. `augment` names what is done to data, `transitions` what is done to a share
-    `config.augment` of the replayed chains. `snapshots` is the number of samples drawn at each look. With
+    `config.augment` of the replayed chains. `snapshots` is the number of samples drawn at each look. From
+    `begin`, the folder of a trained model of the same network, training may go on. With
     `resume` an interrupted run goes on from its last checkpoint to the same weights as an uninterrupted one.
 
     Raises InputError, before anything is written, if `out` exists (without `resume`), if the pictures do not
@@ -64,6 +66,8 @@ def train_image(
     model = ImageModel(
         config, train.shape, train.num_classes, mean=mean, std=std, class_names=train.class_names
     )
+    if begin is not None:
+        begin_at(model, begin)
     model.to(fabric.device)
     objective = make_objective(model, _changes(transitions))
     draw = pictures.batches(
@@ -75,6 +79,7 @@ def train_image(
         "settings": dataclasses.asdict(settings),
         "data": [train.name, train.split, len(train), *train.shape],
         "augment": [list(augment), list(transitions), dequantise],
+        "begin": None if begin is None else str(begin),
     }
     identity = json.loads(json.dumps(identity))  # tuples become lists, as they are when read back
     draws = Snapshots(out, snapshots, seed=settings.seed)
@@ -118,6 +123,7 @@ def train_image(
         "data": train.name,
         "pictures": len(train),
         "torch": str(torch.__version__),
+        **({} if begin is None else {"begun_at": model.card}),
     }
     model.eval().requires_grad_(False)
     draws(model, report.iterations)
@@ -134,6 +140,23 @@ def require_folder(out: Path, resume: bool) -> None:
         raise InputError(f"{out}: this run is finished ({CONFIG_FILE} is there); nothing to resume")
     if resume and not (out / SETTINGS_FILE).is_file():
         raise InputError(f"{out}: no run to resume ({SETTINGS_FILE} is missing); start without --resume")
+
+
+def begin_at(model: ImageModel, folder: str | Path) -> None:
+    """Give a model the weights, and the moments of the data, of a trained one; its card as well.
+
+    Raises InputError if the two do not have the same network, picture shape and classes.
+    """
+    known = load_image_model(folder)
+    for name, mine, theirs in (
+        ("network", model.config.network, known.config.network),
+        ("shape", model.shape, known.shape),
+        ("classes", model.num_classes, known.num_classes),
+    ):
+        if mine != theirs:
+            raise InputError(f"begin {folder}: its {name} is {theirs}; here it is {mine}")
+    model.load_state_dict(known.state_dict())
+    model.card = known.card
 
 
 def moments_of(train: PictureSet) -> tuple[Tensor, float]:

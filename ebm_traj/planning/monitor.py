@@ -272,9 +272,11 @@ class Monitor:
                 raise InputError(f"{path}: its {name} are {saved[name]}; this monitor has {value}")
         if isinstance(monitor.score, ErrorScore):
             monitor.score.scale = torch.tensor(saved["scale"], device=model.device)
-        arrays = {name: np.asarray(saved[name], float) for name in ("mean", "spread", "reach", "drift")}
-        others = {name: saved[name] for name in ("threshold", "false_alarm_rate", "episodes")}
-        monitor.calibration = Calibration(**arrays, **others)
+        mean, spread, reach, drift = (
+            np.asarray(saved[name], float) for name in ("mean", "spread", "reach", "drift")
+        )
+        alarm = (saved["threshold"], saved["false_alarm_rate"], saved["episodes"])
+        monitor.calibration = Calibration(mean, spread, reach, drift, *alarm)
         monitor.reset()
         return monitor
 

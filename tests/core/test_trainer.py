@@ -281,3 +281,70 @@ def test_wrong_settings_of_validation_are_named():
         TrainerConfig(validate_every=-1)
     with pytest.raises(InputError, match="keep: 'first'; accepted are best, last"):
         TrainerConfig(keep="first")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "middle"), [("linear", 0.55), ("exponential", 0.1**0.5), ("cosine", 0.55)]
+)
+def test_schedules_begin_at_the_peak_and_end_at_their_share_of_it(schedule, middle):
+    config = TrainerConfig(
+        iterations=100, learning_rate=2.0, warmup=1, final_learning_rate=0.1, schedule=schedule
+    )
+    rates = [config.learning_rate_at(i) / 2.0 for i in (0, 50, 100)]
+    assert rates == pytest.approx([1.0, middle, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"schedule": "steps"}, "schedule: 'steps'"),
+        ({"schedule": "exponential", "final_learning_rate": 0.0}, "final learning rate: 0.0"),
+        ({"element_clip": -1.0}, "element clip: -1.0"),
+    ],
+)
+def test_wrong_settings_of_the_optimiser_are_named(given, words):
+    with pytest.raises(InputError, match=words):
+        TrainerConfig(**given)
+
+
+def test_processor_time_counts_all_sittings_and_not_validation(tmp_path):
+    def validate(module):
+        until = time.process_time() + 0.3
+        while time.process_time() < until:
+            pass
+        return {"held_out": 1.0}
+
+    config = dataclasses.replace(CONFIG, iterations=20, validate_every=10)
+    (tmp_path / "run").mkdir()
+
+    def build(steps):
+        settings = dataclasses.replace(config, iterations=steps)
+        fabric = make_fabric("cpu")
+        return Trainer(
+            contrastive(), batches, settings, tmp_path / "run", fabric, {}, validate, score="held_out"
+        )
+
+    first = build(10).fit()
+    assert first.kept_score == 1.0 and first.cpu_seconds > 0
+    second = build(20)
+    second.resume()
+    assert second.cpu_seconds == pytest.approx(first.cpu_seconds)
+    report = second.fit()
+    assert first.cpu_seconds < report.cpu_seconds < first.cpu_seconds + 0.3
+
+
+@pytest.mark.parametrize("unseen", [False, True])
+def test_element_clip_bounds_outliers_and_lets_pass_what_never_had_a_gradient(tmp_path, unseen):
+    config = dataclasses.replace(CONFIG, element_clip=3.0, betas=(0.0, 0.9))
+    trainer = make(tmp_path / "run", config=config)
+    for _ in range(5):
+        trainer.step()
+    parameter = next(trainer.raw.parameters())
+    usual = trainer.optimizer.state[parameter]["exp_avg_sq"]
+    if unseen:
+        usual.zero_()
+    parameter.grad = torch.full_like(parameter, 1e6)
+    trainer._clip_elements()
+    bound = 3 * (usual / (1 - 0.9**5)).sqrt()
+    expected = torch.full_like(parameter, 1e6) if unseen else bound
+    torch.testing.assert_close(parameter.grad, expected)

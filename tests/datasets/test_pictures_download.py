@@ -63,7 +63,7 @@ def test_fetched_once_and_then_read_without_asking(host: Path) -> None:
     assert len(open_pictures("mnist", "test")) == 4
 
 
-def test_cifar_is_unpacked(host: Path) -> None:
+def test_cifar_is_read_from_its_archive(host: Path) -> None:
     test = open_pictures("cifar10", "test", download=True)
     assert test.shape == (3, 32, 32) and test.y.tolist() == [4]
     assert test.class_names[4] == "deer"

@@ -4,6 +4,7 @@ import gzip
 import io
 import pickle
 import struct
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -116,6 +117,29 @@ def test_cifar100_takes_the_fine_class(tmp_path: Path) -> None:
     opened = open_pictures(binary, "train", validation=0)
     np.testing.assert_array_equal(opened.x, BATCH)
     assert opened.y.tolist() == fine
+
+
+def test_an_archive_is_read_without_unpacking(tmp_path: Path) -> None:
+    fine = [99, 0, 5, 6, 7, 8]
+    names = pickle.dumps({b"fine_label_names": [f"n{i}".encode() for i in range(100)]}, protocol=2)
+    train = pickle.dumps({b"data": FLAT, b"fine_labels": fine}, protocol=2)
+    path = tmp_path / "cifar-100-python.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in (("meta", names), ("train", train), ("file.txt~", b"")):
+            info = tarfile.TarInfo(f"cifar-100-python/{name}")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    opened = open_pictures(path, "train", validation=0)
+    np.testing.assert_array_equal(opened.x, BATCH)
+    assert opened.y.tolist() == fine and opened.class_names[7] == "n7"
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    (tmp_path / "cut.tar.gz").write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(InputError, match="no archive, or truncated"):
+        open_pictures(tmp_path / "cut.tar.gz")
+    with tarfile.open(tmp_path / "empty.tgz", "w:gz"):
+        pass
+    with pytest.raises(InputError, match="holds no CIFAR batches"):
+        open_pictures(tmp_path / "empty.tgz")
 
 
 class Evil:

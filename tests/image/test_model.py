@@ -217,3 +217,14 @@ def test_contrastive_settings_are_those_of_the_tutorial():
     trainer = PRESETS["mnist-tutorial"].trainer
     assert trainer.learning_rate_at(0) == 1e-4
     assert trainer.learning_rate_at(468) == pytest.approx(0.97e-4)
+
+
+def test_classes_can_be_left_out_of_a_denoiser():
+    model = make(dataclasses.replace(LEVELS, conditional=True, classification=0.5), 3).eval()
+    bare = model.unconditional()
+    x = torch.rand(4, *SHAPE, generator=of(0))
+    assert bare.num_classes == 0 and not bare.config.conditional and not bare.training
+    assert torch.equal(bare.energy_at(0.5)(x), model.energy_at(0.5)(x))
+    assert len(bare.state_dict()) < len(model.state_dict())
+    with pytest.raises(InputError, match="cannot be left out"):
+        make(dataclasses.replace(CHAINS, conditional=True), 3).unconditional()

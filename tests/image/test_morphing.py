@@ -1,5 +1,7 @@
 """Chains from one class under the energy of another, where both densities are known."""
 
+import math
+
 import pytest
 import torch
 
@@ -23,8 +25,8 @@ def test_chains_end_in_the_density_of_the_new_class_and_pass_between(class_pictu
     along = found.frames.mean((1, 2, 3, 4))
     assert float(along[-1]) == pytest.approx(0.6, abs=0.02)
     assert float((found.frames[-1] - MEANS[1]).std()) == pytest.approx(0.2, rel=0.06)
-    # one turn through noise of s keeps v / (v + s^2) ... of the way: a linear chain in closed form
-    kept = 0.2**2 / (0.2**2 + 0.3**2)
+    # the flow from noise of s shrinks what lies off the mean to sqrt(v / (v + s^2)) of it
+    kept = math.sqrt(0.2**2 / (0.2**2 + 0.3**2))
     expected = 0.6 - 1.2 * kept ** torch.arange(4.0)
     torch.testing.assert_close(along[:4], expected, atol=0.03, rtol=0)
     assert found.gradients == 12 * 10

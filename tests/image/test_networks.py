@@ -17,7 +17,7 @@ from ebm_traj.image.networks import LABEL, NO_LABEL, ClassGain, NetworkConfig, b
 from ebm_traj.image.residual import ResidualNetEnergy, SelfAttention
 from ebm_traj.image.spectral import SpectralConv2d, power_iterate
 
-UNET = NetworkConfig(channels=(4, 6), mixing=1, embedding=8)
+UNET = NetworkConfig(channels=(4, 6), mixing=1, middle=1, embedding=8)
 RESIDUAL = NetworkConfig(
     kind="residual", channels=(4, 6), downsample=(0, 1), spectral_norm=True, attention=(1,), scales=2, stem=3
 )

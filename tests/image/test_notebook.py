@@ -19,7 +19,9 @@ def test_the_notebook_runs_and_holds_no_outputs(monkeypatch, capsys):
     display = types.ModuleType("IPython.display")
     display.Image = lambda data, width: data  # type: ignore[attr-defined]
     display.display = shown.append  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    package = types.ModuleType("IPython")
+    package.version_info = (9, 0)  # type: ignore[attr-defined] # matplotlib looks at it
+    monkeypatch.setitem(sys.modules, "IPython", package)
     monkeypatch.setitem(sys.modules, "IPython.display", display)
     short = HMCConfig(steps=2, step_size=0.05, leapfrog=2)
     monkeypatch.setattr(composition.Paths.sample, "__defaults__", (None, short))

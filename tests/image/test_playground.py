@@ -9,6 +9,7 @@ import torch
 
 from ebm_traj.core.energy import FunctionEnergy
 from ebm_traj.core.hmc import HMCConfig
+from ebm_traj.core.langevin import LangevinConfig
 from ebm_traj.core.seeding import seeded_generator
 from ebm_traj.errors import InputError
 from ebm_traj.image.plane_composition import (
@@ -165,8 +166,20 @@ def command(call_script_path, *argv):
 def test_the_command_writes_its_report_and_refuses_bad_input(tmp_path, capsys, monkeypatch):
     import ebm_traj.image.playground_study as study
 
+    monkeypatch.setattr(study, "LONG_WALK", LangevinConfig(steps=5, step_size=0.02, metropolis=True))
     monkeypatch.setattr(study, "path_study", lambda ring, count, seed: path_study_small(ring, count, seed))
-    tiny = ["--densities", "ring", "--learnings", "denoising", "--paths", "4", "--plane.width", "16"]
+    tiny = [
+        "--densities",
+        "ring",
+        "--learnings",
+        "denoising",
+        "--paths",
+        "4",
+        "--samples",
+        "20",
+        "--plane.width",
+        "16",
+    ]
     tiny += ["--plane.trainer.iterations", "5", "--plane.samples", "600"]
     command(tmp_path / "out", *tiny)
     content = json.loads((tmp_path / "out" / "playground.json").read_text())

@@ -1,5 +1,6 @@
 """The attack study on tiny networks: what stands beside what, curves that fall, baselines of one network."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -52,7 +53,8 @@ def test_class_logits_are_the_energies_up_to_what_classes_share(model):
         short = class_logits(model.energy, x, sigma).log_softmax(1)
         whole = -model.energy.class_energies(x, {LEVEL: torch.full((5,), sigma)})
         torch.testing.assert_close(short, whole.log_softmax(1), rtol=1e-4, atol=1e-4)
-    odd = ImageModel(ImageConfig(network=SMALL, conditional=True), (1, 7, 9), 3).energy  # with padding
+    deep = dataclasses.replace(SMALL, mixing=1, middle=1)  # all that a U-Net may have, and padding
+    odd = ImageModel(ImageConfig(network=deep, conditional=True), (1, 7, 9), 3).energy
     x = torch.randn(2, 1, 7, 9)
     whole = -odd.class_energies(x, {LEVEL: torch.full((2,), 0.3)})
     torch.testing.assert_close(

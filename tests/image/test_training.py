@@ -3,7 +3,6 @@
 import dataclasses
 import json
 
-import numpy as np
 import pytest
 import torch
 
@@ -339,20 +338,13 @@ def test_bad_arguments_are_one_line(args, words, tmp_path, monkeypatch, capsys, 
     assert not (tmp_path / "runs").exists()
 
 
-def test_element_clip_holds_outliers_and_lets_the_unseen_pass():
-    from ebm_traj.core.trainer import Trainer
-
-    weight = torch.nn.Parameter(torch.zeros(3))
-    optimizer = torch.optim.Adam([weight], betas=(0.0, 0.9))
-    for _ in range(5):
-        weight.grad = torch.tensor([1.0, 1.0, 0.0])
-        optimizer.step()
-    weight.grad = torch.tensor([100.0, 0.5, 5.0])
-
-    class Held:
-        config = dataclasses.replace(TRAINER, element_clip=3.0, betas=(0.0, 0.9))
-
-    held = Held()
-    held.optimizer = optimizer
-    Trainer._clip_elements(held)
-    np.testing.assert_allclose(weight.grad.numpy(), [3.0, 0.5, 5.0], rtol=1e-5)
+def test_training_goes_on_from_a_trained_model_of_the_same_network(tmp_path):
+    first = run(DENOISING, tmp_path / "first")
+    still = dataclasses.replace(TRAINER, iterations=1, learning_rate=1e-12)
+    second = run(DENOISING, tmp_path / "second", still, begin=tmp_path / "first")
+    for name, value in first.state_dict().items():
+        torch.testing.assert_close(second.state_dict()[name], value)
+    assert second.card["begun_at"] == first.card
+    with pytest.raises(InputError, match="its network is"):
+        run(CHAINS, tmp_path / "third", begin=tmp_path / "first")
+    assert not (tmp_path / "third").exists()

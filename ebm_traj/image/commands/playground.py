@@ -6,6 +6,7 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from ebm_traj.errors import InputError
 from ebm_traj.image.playground import PlaneConfig
@@ -23,6 +24,8 @@ class Args:
     """Ways to learn each."""
     plane: PlaneConfig = dataclasses.field(default_factory=PlaneConfig)
     """Network and training; its `learning` is one of --learnings after the other."""
+    samples: int = 1000
+    """Drawn from every learnt energy."""
     paths: int = 64
     """Paths drawn under each energy of paths; 0 for none."""
     seed: int = 0
@@ -37,8 +40,8 @@ def main(args: Args) -> None:
         raise InputError(
             f"{args.out}: exists; give another --out, or --overwrite to replace the report in it"
         )
-    if args.paths < 0:
-        raise InputError(f"--paths {args.paths}: accepted are 0 and more")
+    if args.samples < 1 or args.paths < 0:
+        raise InputError(f"--samples {args.samples}, --paths {args.paths}: accepted are 1, 0 and more")
     if not args.densities or not args.learnings:
         raise InputError("--densities, --learnings: one of each is needed")
     from ebm_traj.image.playground_study import (
@@ -54,9 +57,10 @@ def main(args: Args) -> None:
     for name in args.densities:
         toy(name)  # raises on an unknown one
     trainer = dataclasses.replace(args.plane.trainer, seed=args.seed)
-    kinds = [dataclasses.replace(args.plane, learning=kind, trainer=trainer) for kind in args.learnings]
+    plane: Any = dataclasses.replace(args.plane, trainer=trainer)
+    kinds = [dataclasses.replace(plane, learning=kind) for kind in args.learnings]
     shutil.rmtree(args.out / "runs", ignore_errors=True)
-    rows, composed, paths = run(args.densities, kinds, args.out, args.paths, args.seed)
+    rows, composed, paths = run(args.densities, kinds, args.out, args.samples, args.paths, args.seed)
     settings = json.loads(json.dumps(dataclasses.asdict(args), default=str))
     page = write_report(rows, composed, paths, args.out, settings, "python " + shlex.join(sys.argv))
     print("\n\n".join([LEGEND, score_table(rows), composed_table(composed), path_table(paths), str(page)]))
