@@ -26,6 +26,7 @@ ExtraEnergy = Callable[[Tensor, Tensor | None], Tensor]
 CONFIG_FILE = "image.json"
 WEIGHTS_FILE = "weights.safetensors"
 BUFFER_FILE = "buffer.safetensors"
+SHIPPED = Path(__file__).parents[1] / "pretrained"
 FORMAT = "ebm_traj image"
 FORMAT_VERSION = 1
 KEPT_CHAINS = 1000
@@ -281,11 +282,17 @@ class ImageModel(nn.Module):
                 f"labels: {low} to {high}; accepted are 0 to {self.num_classes - 1}, and -1 for none"
             )
 
-    def save(self, folder: str | Path) -> None:
-        """Write the model to a folder, which may exist: settings as JSON, weights as safetensors."""
+    def save(self, folder: str | Path, *, half: bool = False) -> None:
+        """Write the model to a folder, which may exist: settings as JSON, weights as safetensors.
+
+        `half` stores the weights in 16 bits.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        save_tensors(folder / WEIGHTS_FILE, self.state_dict(), {})
+        weights = self.state_dict()
+        if half:
+            weights = {name: value.half() for name, value in weights.items()}
+        save_tensors(folder / WEIGHTS_FILE, weights, {})
         if self.chains:
             kept = {name: rows[:KEPT_CHAINS].clone() for name, rows in self.chains.items()}
             kept["chain"] = kept["chain"].half()
@@ -304,15 +311,23 @@ class ImageModel(nn.Module):
         )
 
 
+def shipped() -> list[str]:
+    """Names of the image models that come with the package."""
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG_FILE}"))
+
+
 def load_image_model(folder: str | Path, device: torch.device | str = "cpu") -> ImageModel:
-    """The model saved in a folder, in evaluation mode.
+    """The model saved in a folder, in evaluation mode; or a shipped one by its name, see `shipped`.
 
     Raises InputError if the folder holds no model, a damaged one, or one of another format.
     """
+    if str(folder) in shipped() and not Path(folder).exists():
+        folder = SHIPPED / folder
     folder = Path(folder)
     if not (folder / CONFIG_FILE).is_file():
         raise InputError(
-            f"{folder}: no image model ({CONFIG_FILE} is missing); needed is a folder of train_image.py"
+            f"{folder}: no image model ({CONFIG_FILE} is missing); needed is a folder of train_image.py, or "
+            f"the name of a shipped model ({', '.join(shipped())})"
         )
     saved = load_json(folder / CONFIG_FILE)
     if not isinstance(saved, dict) or saved.get("format") != FORMAT:
