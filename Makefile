@@ -4,6 +4,7 @@
 #             two cores, less on a GPU. Goes on where it was stopped. Small: make study EPISODES=200 SHORTER=100
 # make bench  speed against named peers
 # make gpu    what needs a CUDA device: its tests, and the speed of chains, training steps and planning on it
+# make images MNIST by its preset and the scores of its samples; MNIST=file.npz, else it is downloaded; an hour on two cores
 # make lint   ruff and mypy alone
 # Each creates .venv and installs the package there if needed.
 
@@ -18,7 +19,7 @@ EPISODES := 24000
 # training is shorter by this factor
 SHORTER := 1
 
-.PHONY: install lint test demo study bench gpu clean
+.PHONY: install lint test demo study bench gpu images clean
 
 install: $(VENV)/installed
 
@@ -97,6 +98,13 @@ gpu: install
 	$(PY) -m pip install --quiet --editable ".[peers,triton]"
 	$(PY) -m pytest tests/core/test_triton_chain.py tests/core/test_graphs.py tests/trajectory/test_gpu.py
 	for what in chain train plan; do $(PY) scripts/benchmark.py $$what --device cuda || exit 1; done
+
+MNIST := mnist
+
+images: install
+	$(PY) scripts/train_classifier.py --data $(MNIST) --out images/classifier --iterations 2400 --bfloat16 --download
+	$(PY) scripts/train_image.py --preset mnist --data $(MNIST) --out images/mnist --download
+	$(PY) scripts/image.py score --model images/mnist --data $(MNIST) --classifier images/classifier --out images/scored --count 2000
 
 clean:
 	rm -rf $(VENV) .types $(DEMO)

@@ -12,6 +12,7 @@ Four ways along the noise levels of a noise-conditional energy, and one on an en
 * `gibbs`: turns of an exact Gaussian draw given y and a draw of the picture given that, whose coupling
   |x - z|^2 / 2 sigma^2 tightens from level to level (split Gibbs, Vono et al. 2019, 1804.05809; with such a
   prior Coeurdoux et al. 2023, 2304.11134, and Wu et al. 2024, 2405.18782).
+* pictures under noise alone are pictures at the level of that noise already: steps lead down from there.
 * without levels, Langevin or Hamiltonian chains on E(x) + T |y - A x|^2 / 2 s^2, T the chain's temperature;
   pixels that are known exactly are held.
 
@@ -157,6 +158,8 @@ def draw_posterior(
     energy_at = energy_of_levels(model, labels)
     begin = centre_of(model).to(measurement.seen).expand(measurement.shape) if start is None else start
     with torch.no_grad():
+        if measurement.whole and config.sigma_min < measurement.noise <= config.sigma_max:
+            return _from_noise(energy_at, measurement, config, generator, record)
         if config.way == "measure":
             return _by_measure(energy_at, measurement, config, begin, generator, record)
         if config.way == "moments":
@@ -190,6 +193,25 @@ def draw_in_batches(
         torch.cat([draw.raw for draw in draws]),
         draws[0].gradients * cost_of(model),
     )
+
+
+def _from_noise(
+    energy_at: EnergyAt,
+    measurement: Measurement,
+    config: PosteriorConfig,
+    generator: torch.Generator | None,
+    record: bool,
+) -> Draw:
+    """Under noise alone: what was seen is a picture at the level of its noise, from which steps lead down."""
+    x = measurement.seen
+    levels = AnnealConfig(2 * config.levels, measurement.noise, config.sigma_min, config.rho).levels
+    states = [x]
+    for sigma, lower in itertools.pairwise(levels):
+        x = ancestral_step(energy_at, x, sigma, lower, generator)
+        states.append(x)
+    x = denoised(energy_at, x, levels[-1])
+    states.append(x)
+    return _draw(measurement, x, len(levels), torch.stack(states) if record else None)
 
 
 def _by_measure(

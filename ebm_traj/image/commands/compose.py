@@ -7,7 +7,14 @@ import sys
 from pathlib import Path
 
 from ebm_traj.errors import InputError
-from ebm_traj.image.composition import SETTINGS, FactorTrainingConfig, load_sprites, train_sprites
+from ebm_traj.image.composition import (
+    SETTINGS,
+    FactorTrainingConfig,
+    SpriteModel,
+    Telling,
+    load_sprites,
+    train_sprites,
+)
 from ebm_traj.image.composition_sampling import CompositionSampling
 from ebm_traj.image.probe import SETTINGS as PROBE_SETTINGS
 from ebm_traj.image.probe import ProbeConfig, load_probe, train_probe
@@ -55,12 +62,15 @@ def main(args: Args) -> None:
     trainer = dataclasses.replace(args.training.trainer, seed=args.seed)
     training = dataclasses.replace(args.training, trainer=trainer)
     probing = dataclasses.replace(args.probe, trainer=dataclasses.replace(args.probe.trainer, seed=args.seed))
-    models = {}
-    for telling in ("one", "all"):
+    models: dict[str, SpriteModel] = {}
+    order: tuple[Telling, ...] = ("all", "one")
+    for telling in order:
         folder = args.out / telling
         done = (folder / SETTINGS).is_file()
         models[telling] = (
-            load_sprites(folder) if done else train_sprites(training, telling, folder, resume=folder.exists())
+            load_sprites(folder)
+            if done
+            else train_sprites(training, telling, folder, start=models.get("all"), resume=folder.exists())
         )
     folder = args.out / "probe"
     done = (folder / PROBE_SETTINGS).is_file()
