@@ -69,6 +69,7 @@ def main(args: Any) -> None:
     """Train an energy-based model of pictures."""
     chosen = PRESETS[args.preset]
     from ebm_traj.core.distributed import make_fabric
+    from ebm_traj.core.memory import keep_freed_memory
     from ebm_traj.datasets.pictures import open_pictures
     from ebm_traj.image.training import require_folder, train_image
 
@@ -90,6 +91,7 @@ def main(args: Any) -> None:
     ]
     if args.classes is not None:
         sets = [part.of_classes(args.classes) for part in sets]
+    keep_freed_memory()  # a tenth less time on a CPU
     model = train_image(
         args.config,
         sets[0],
