@@ -80,7 +80,7 @@ def wilson(hits: int, count: int) -> tuple[float, float]:
     share, scale = hits / count, 1 + z**2 / count
     middle = (share + z**2 / (2 * count)) / scale
     half = z / scale * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    return middle - half, middle + half
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def overlap(pictures: Tensor, drawn: Tensor) -> Array:
