@@ -32,6 +32,8 @@ class Args:
     """Share of the training pictures held out from training."""
     size: int | None = None
     """Resize pictures to this height and width."""
+    inverted: bool = False
+    """Exchange black and white, which plain machines learn badly and centred ones as well as before."""
     beside: tuple[Path, ...] = ()
     """Other runs whose held-out log-likelihoods are drawn beside, if all have --evaluate-every."""
     device: str | None = None
@@ -54,6 +56,7 @@ def main(args: Args) -> None:
         reverse_steps=args.reverse_steps,
         validation=args.validation,
         size=args.size,
+        inverted=args.inverted,
         beside=args.beside,
         device=pick_device(args.device),
         overwrite=args.overwrite,

@@ -58,13 +58,14 @@ def run_rbm(
     reverse_steps: int = REVERSE_STEPS,
     validation: float = 0.05,
     size: int | None = None,
+    inverted: bool = False,
     beside: Sequence[Path] = (),
     device: str = "cpu",
     overwrite: bool = False,
     resume: bool = False,
     command: str = "",
 ) -> str:
-    """Train on the pictures of `data`; write rbm.safetensors, report.md, report.json, figures; the report.
+    """Train on the pictures of `data`, or on their negatives if `inverted`; write rbm.safetensors, report.md, report.json, figures; the report.
 
     Raises InputError on bad settings or data, or an `out` that is there already.
     """
@@ -77,7 +78,9 @@ def run_rbm(
     parts = {name: open_pictures(data, name, **options) for name in ("train", "validation", "test")}
     prepare_folder(out, overwrite, resume)
     train, held, test = (intensities(parts[name]).to(device) for name in ("train", "validation", "test"))
-    identity = {"data": data, "rows": len(train), "size": size, "validation": validation}
+    if inverted:
+        train, held, test = 1 - train, 1 - held, 1 - test
+    identity = {"data": data, "rows": len(train), "inverted": inverted, **options}
     trainer = RBMTrainer(config, train, out, validation=held, identity=identity)
     if resume:
         trainer.resume()

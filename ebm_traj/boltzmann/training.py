@@ -35,6 +35,8 @@ class RBMConfig:
     """Visible units; gaussian ones have scale 1, for standardised data."""
     binarisation: Binarisation = "stochastic"
     """How grey levels become visible states; none for gaussian units."""
+    first_biases: Literal["data", "zero"] = "data"
+    """Visible biases at the start: those that give the data's means, or 0 (scikit-learn's)."""
     learning: LearningConfig = dataclasses.field(default_factory=LearningConfig)
     """The update."""
     updates: int = 20_000
@@ -67,6 +69,8 @@ class RBMConfig:
         require_binarisation(self.binarisation)
         if self.units == "gaussian" and self.binarisation != "none":
             raise InputError("binarisation: gaussian units take the values as they are; accepted is none")
+        if self.first_biases not in ("data", "zero"):
+            raise InputError(f"first biases '{self.first_biases}'; accepted are data, zero")
         if self.schedule not in get_args(Schedule):
             raise InputError(f"schedule '{self.schedule}'; accepted are {', '.join(get_args(Schedule))}")
         if not self.learning_rate > 0:
@@ -120,6 +124,8 @@ class RBMTrainer:
         self.rbm = RBM(train.shape[1], config.hidden, config.units).to(train.device)
         self.rbm.initialise(mean, seeded_generator(train.device, config.seed, "weights"))
         self.rbm.requires_grad_(False)
+        if config.first_biases == "zero":
+            self.rbm.visible_bias.zero_()
         self.learner = Learner(self.rbm, config.learning, config.batch_size, mean)
         self.update = 0
         self.seconds = 0.0

@@ -4,6 +4,9 @@ import json
 
 import numpy as np
 import pytest
+import torch
+
+from ebm_traj.boltzmann.files import load_rbm
 
 RBM = (
     "--hidden 6 --updates 20 --batch-size 10 --learning.chains 10 --log-every 10 --evaluate-every 10 "
@@ -35,6 +38,14 @@ def test_an_rbm_is_trained_measured_and_drawn(call_script, tmp_path, capsys):
     # a finished run resumed goes straight to its report
     call_script("train_rbm", "--out", str(out), "--resume", *RBM.split())
     assert json.loads((out / "report.json").read_text())["log_z"] == found["log_z"]
+
+
+def test_black_and_white_are_exchanged(call_script, tmp_path):
+    bases = []
+    for name, more in (("as_is", ()), ("inverted", ("--inverted",))):
+        call_script("train_rbm", "--out", str(tmp_path / name), *more, *RBM.split())
+        bases.append(load_rbm(tmp_path / name)[1])
+    torch.testing.assert_close(bases[0], -bases[1], rtol=1e-3, atol=1e-3)
 
 
 def test_a_net_is_trained_and_fine_tuned(call_script, tmp_path, capsys):

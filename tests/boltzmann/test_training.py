@@ -78,6 +78,16 @@ def test_a_divergence_is_told(tmp_path):
         trainer.fit()
 
 
+def test_first_biases_give_the_datas_means_or_are_zero(tmp_path):
+    rows = levels()
+    trainers = [
+        RBMTrainer(dataclasses.replace(CONFIG, first_biases=kind), rows, tmp_path) for kind in ("data", "zero")
+    ]
+    torch.testing.assert_close(trainers[0].rbm.visible_bias.sigmoid(), rows.mean(0))
+    assert not trainers[1].rbm.visible_bias.any()
+    assert torch.equal(trainers[0].rbm.weights, trainers[1].rbm.weights)
+
+
 def test_rates_fall_as_told():
     rates = {
         schedule: [dataclasses.replace(CONFIG, schedule=schedule).rate(update) for update in (0, 15, 30)]
@@ -124,6 +134,7 @@ def test_binarisations():
         (levels() * torch.nan, {}, "NaN"),
         (levels(), {"units": "gaussian"}, "accepted is none"),
         (levels(), {"schedule": "cosine"}, "linear, exponential, constant"),
+        (levels(), {"first_biases": "random"}, "data, zero"),
         (levels(), {"binarisation": "dither"}, "stochastic, threshold, none"),
         (levels(), {"updates": 0}, "updates: 0"),
         (levels(), {"learning_rate": 0.0}, "learning rate: 0.0"),
