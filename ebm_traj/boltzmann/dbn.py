@@ -39,6 +39,8 @@ class DBN(nn.Module):
                     "needed are as many binary ones"
                 )
         self.layers = nn.ModuleList(layers)
+        self.cpu_seconds = 0.0
+        """What `train_dbn` took for all layers, over all sittings."""
         self.bases = list(bases)
 
     @property
@@ -151,7 +153,7 @@ def train_dbn(
 
     Every layer has a folder of its own with log and checkpoint; `resume` skips the finished ones.
     """
-    rbms, bases = [], []
+    rbms, bases, seconds = [], [], 0.0
     for i, hidden in enumerate(config.hidden):
         settings = dataclasses.replace(config.layer, hidden=hidden, seed=config.layer.seed + i)
         if i:
@@ -164,9 +166,12 @@ def train_dbn(
         rbm = trainer.fit()
         rbms.append(rbm)
         bases.append(trainer.base)
+        seconds += trainer.seconds
         train = _means(rbm, train)
         validation = None if validation is None else _means(rbm, validation)
-    return DBN(rbms, bases)
+    dbn = DBN(rbms, bases)
+    dbn.cpu_seconds = seconds
+    return dbn
 
 
 def _means(rbm: RBM, rows: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +83,6 @@ def run_dbn(
     train, held, test = (_rows(parts[name], device) for name in ("train", "validation", "test"))
     identity = {"data": data, "rows": len(train[0]), "size": size, "validation": validation}
     classes = parts["train"].num_classes
-    began = time.process_time()
     if pretrain:
         dbn = train_dbn(config, train[0], out, validation=held[0], identity=identity, resume=resume)
         dbn.save(out, {"command": command, **identity})
@@ -92,14 +90,12 @@ def run_dbn(
     else:
         network = random_classifier([train[0].shape[1], *config.hidden], classes, tuning, config.layer.seed)
         network = network.to(device)
-    pretraining = time.process_time() - began
     if pretrain:
         generator = seeded_generator(device, config.layer.seed, "generation")
         drawn = dbn.generate(SAMPLES, TOP_STEPS, generator, start=held[0][:SAMPLES])
         title = f"{TOP_STEPS:,} Gibbs steps in the top RBM from held-out pictures, then one way down"
         write_atomically(out / "samples.png", draw_samples(drawn, parts["train"].shape, title))
     identity |= {"pretrain": pretrain, "dbn": dataclasses.asdict(config)}
-    began = time.process_time()
     network, report = fine_tune(
         network, train, held, tuning, out / "fine-tuning", identity=identity, device=device, resume=resume
     )
@@ -109,8 +105,8 @@ def run_dbn(
         "validation_error": report.kept_score,
         "test_rows": len(test[1]),
         "kept_iteration": report.kept_iteration,
-        "pretraining_cpu_seconds": pretraining,
-        "fine_tuning_cpu_seconds": time.process_time() - began,
+        "pretraining_cpu_seconds": dbn.cpu_seconds if pretrain else 0.0,
+        "fine_tuning_cpu_seconds": report.cpu_seconds,
         "dbn": dataclasses.asdict(config),
         "fine_tune": dataclasses.asdict(tuning),
     }

@@ -54,6 +54,11 @@ def test_a_net_is_trained_and_fine_tuned(call_script, tmp_path, capsys):
     assert "test error" in capsys.readouterr().out
     found = json.loads((out / "report.json").read_text())
     assert 0 <= found["test_error"] <= 1 and found["kept_iteration"] in (5, 10)
+    # a finished net resumed says what all sittings took
+    call_script("train_dbn", "--out", str(out), "--resume", *DBN.split())
+    again = json.loads((out / "report.json").read_text())
+    for part in ("pretraining_cpu_seconds", "fine_tuning_cpu_seconds"):
+        assert again[part] == pytest.approx(found[part], rel=0.05)
     assert (out / "samples.png").read_bytes().startswith(PNG)
     call_script("train_dbn", "--out", str(tmp_path / "plain"), "--no-pretrain", *DBN.split())
     assert not (tmp_path / "plain" / "samples.png").exists()
