@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ebm_traj.core.energy import EnergyOfX, energy_and_gradient
+from ebm_traj.core.gradients import BoundEnergy, BoundSum
 from ebm_traj.core.langevin import Chain, LangevinConfig, langevin, noise_like, stack_states
 from ebm_traj.errors import InputError
 
@@ -62,6 +63,14 @@ class AnnealConfig:
     """Their step size, in units of scale^2 (see `anneal`)."""
     denoise: bool = True
     """End at the mean of the data given x at `sigma_min`; otherwise x keeps that level's noise."""
+    sharpness: float = 1.0
+    """Factor on the energy, an inverse temperature: above 1 samples are more typical and less varied than the
+    model's density, which they no longer follow; below 1 the other way round. At a level s the `langevin`
+    solver walks on exp(-sharpness E(x, s)); the flow carries the factor on from level to level, so that
+    Gaussian data of standard deviation d end with d (d / sqrt(d^2 + s^2))^(sharpness - 1), s being the
+    highest level that is sharpened."""
+    sharp_below: float = math.inf
+    """The factor holds at this level and below it; above, classes and places are still being decided."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -83,7 +92,7 @@ class AnnealConfig:
             raise InputError(f"annealing langevin_steps: {self.langevin_steps}; accepted are 1 and more")
         if self.corrector_steps < 0:
             raise InputError(f"annealing corrector_steps: {self.corrector_steps}; accepted are 0 and more")
-        for name in ("langevin_step_size", "corrector_step_size"):
+        for name in ("langevin_step_size", "corrector_step_size", "sharpness", "sharp_below"):
             if not getattr(self, name) > 0:
                 raise InputError(f"annealing {name}: {getattr(self, name)}; it must be above 0")
 
@@ -106,6 +115,10 @@ class AnnealConfig:
             solver = moves * (2 if self.solver == "heun" else 1)
         corrector = self.corrector_steps + 1 if self.corrector_steps else 0
         return solver + corrector + int(self.denoise)
+
+    def factor(self, sigma: float) -> float:
+        """What the energy at this level is multiplied with."""
+        return self.sharpness if sigma <= self.sharp_below else 1.0
 
     @property
     def level_chain(self) -> LangevinConfig:
@@ -144,13 +157,13 @@ def anneal(
     x, acceptance, states = walk(energy_at, x, config, generator)
     lowest = sigmas[-1]
     if config.corrector_steps:
-        energy = energy_at(_level(x, lowest))
+        energy = _sharpened(energy_at(_level(x, lowest)), config.factor(lowest))
         unit = x.new_full((), lowest) if scale is None else scale
         corrected = langevin(energy, x, config.corrector_chain, scale=unit, generator=generator)
         x, acceptance = corrected.x, corrected.acceptance
         states.append(x)
     if config.denoise:
-        x = x - lowest**2 * _gradient(energy_at, x, lowest)
+        x = x - lowest**2 * _gradient(energy_at, x, lowest, config)
         states.append(x)
     return Chain(
         x=x,
@@ -172,7 +185,7 @@ def _by_flow(
             extra = math.sqrt(raised**2 - sigma**2) * config.churn_noise
             x = x + extra * noise_like(x, generator)
             sigma = raised
-        gradient = _gradient(energy_at, x, sigma)
+        gradient = _gradient(energy_at, x, sigma, config)
         if config.solver == "multistep":
             # D, the denoised x, is extrapolated to the middle of the step in log sigma
             denoised = x - sigma**2 * gradient
@@ -186,7 +199,7 @@ def _by_flow(
             slope = sigma * gradient
             ahead = x + (lower - sigma) * slope
             if config.solver == "heun":
-                slope = 0.5 * (slope + lower * _gradient(energy_at, ahead, lower))
+                slope = 0.5 * (slope + lower * _gradient(energy_at, ahead, lower, config))
                 ahead = x + (lower - sigma) * slope
             x = ahead
         states.append(x)
@@ -200,7 +213,7 @@ def _by_langevin(
     states = [x]
     acceptance = []
     for sigma in config.levels:
-        level = energy_at(_level(x, sigma))
+        level = _sharpened(energy_at(_level(x, sigma)), config.factor(sigma))
         chain = langevin(level, x, config.level_chain, scale=x.new_full((), sigma), generator=generator)
         x = chain.x
         acceptance.append(chain.acceptance)
@@ -220,5 +233,15 @@ def _level(x: Tensor, sigma: float) -> Tensor:
     return x.new_full((len(x),), sigma)
 
 
-def _gradient(energy_at: EnergyAt, x: Tensor, sigma: float) -> Tensor:
-    return energy_and_gradient(energy_at(_level(x, sigma)), x)[1]
+def _gradient(energy_at: EnergyAt, x: Tensor, sigma: float, config: AnnealConfig) -> Tensor:
+    gradient = energy_and_gradient(energy_at(_level(x, sigma)), x)[1]
+    factor = config.factor(sigma)
+    return gradient if factor == 1 else factor * gradient
+
+
+def _sharpened(energy: EnergyOfX, factor: float) -> EnergyOfX:
+    if factor == 1:
+        return energy
+    if isinstance(energy, BoundEnergy):
+        return BoundSum([energy], [factor])
+    return lambda x: factor * energy(x)

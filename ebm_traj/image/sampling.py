@@ -87,6 +87,22 @@ def own_sampler(model: PictureModel) -> Sampler:
     return getattr(config, "generation", None) or LangevinConfig()
 
 
+def sharpened(sampler: Sampler, sharpness: float | None, below: float | None) -> Sampler:
+    """The same sampler with another factor on the energy, at this level and below it (`AnnealConfig`).
+
+    None leaves the sampler's own. Raises InputError for samplers of models without noise levels.
+    """
+    if sharpness is None and below is None:
+        return sampler
+    if not isinstance(sampler, AnnealConfig):
+        raise InputError("sharpness: this model has no noise levels; leave it out")
+    return dataclasses.replace(
+        sampler,
+        sharpness=sampler.sharpness if sharpness is None else sharpness,
+        sharp_below=sampler.sharp_below if below is None else below,
+    )
+
+
 def walk(
     model: PictureModel,
     energy: EnergyOfX,

@@ -55,7 +55,10 @@ class Point:
 
 
 def flow_settings(model: PictureModel, solvers: Sequence[Solver], gradients: Sequence[int]) -> list[Setting]:
-    """The flow through noise levels by each solver, with as many levels as the gradients allow."""
+    """The flow through noise levels by each solver, with as many levels as the gradients allow.
+
+    Not sharpened, as the chains beside it are not.
+    """
     own = own_sampler(model)
     if not isinstance(own, AnnealConfig):
         raise InputError("solvers: this model has no noise levels; it can only be walked by chains")
@@ -68,9 +71,9 @@ def flow_settings(model: PictureModel, solvers: Sequence[Solver], gradients: Seq
             if moves < 1:
                 continue
             config = dataclasses.replace(
-                own, solver=solver, steps=moves + 1, churn=0.0, corrector_steps=0, denoise=True
+                own, solver=solver, steps=moves + 1, churn=0.0, corrector_steps=0, denoise=True, sharpness=1.0
             )
-            found.append(Setting(solver, config.gradients, _with(config)))
+            found.append(Setting(solver, config.gradients, with_sampler(config)))
     return found
 
 
@@ -115,7 +118,9 @@ def chain_settings(
     return found
 
 
-def _with(config: Sampler) -> Callable[..., Chain]:
+def with_sampler(config: Sampler) -> Callable[..., Chain]:
+    """The drawing of a `Setting` that has a sampler of its own."""
+
     def made(model, count, labels, *, sampler=None, generator=None, record=False) -> Chain:
         return draw(model, count, labels, sampler=config, generator=generator, record=record)
 

@@ -203,8 +203,55 @@ def test_flow_is_deterministic_given_its_noise_and_churn_is_not():
         ({"langevin_steps": 0}, "langevin_steps: 0"),
         ({"corrector_steps": -1}, "corrector_steps: -1"),
         ({"corrector_step_size": 0.0}, "corrector_step_size: 0.0"),
+        ({"sharpness": 0.0}, "sharpness: 0.0"),
+        ({"sharp_below": 0.0}, "sharp_below: 0.0"),
     ],
 )
 def test_bad_settings_are_named(settings, message):
     with pytest.raises(InputError, match=message):
         AnnealConfig(**settings)
+
+
+@pytest.mark.parametrize("solver", ["heun", "multistep"])
+@pytest.mark.parametrize("below", [math.inf, 1.5])
+@pytest.mark.parametrize("sharpness", [1.3, 0.8])
+def test_flow_of_a_sharpened_gaussian_has_the_spread_in_closed_form(solver, below, sharpness):
+    config = AnnealConfig(
+        160, sigma_max=20.0, solver=solver, denoise=False, sharpness=sharpness, sharp_below=below
+    )
+    chain = anneal(gaussian_at, zeros(200), config, generator=seeded(), record=True)
+    # dx/ds = k s x / (d^2 + s^2), so x goes with (d^2 + s^2)^(k / 2)
+    turn = next(sigma for sigma in config.levels if sigma <= below)
+    above = (STDS**2 + turn**2) / (STDS**2 + config.sigma_max**2)
+    shrunk = (STDS**2 + config.sigma_min**2) / (STDS**2 + turn**2)
+    exact = chain.trace[0] * above**0.5 * shrunk ** (sharpness / 2)
+    assert (chain.x / exact - 1).abs().max() < (0.02 if below == math.inf else 0.04)
+    plain = anneal(gaussian_at, zeros(200), AnnealConfig(160, 20.0, solver=solver), generator=seeded())
+    narrower = chain.x.std(0) < plain.x.std(0)
+    assert (narrower if sharpness > 1 else ~narrower).all()
+
+
+def test_langevin_of_a_sharpened_gaussian_has_its_variance_over_the_factor():
+    config = AnnealConfig(
+        20, solver="langevin", langevin_steps=12, langevin_step_size=0.4, metropolis=True, denoise=False,
+        sharpness=2.0, sharp_below=3.0,
+    )  # fmt: skip
+    x = anneal(gaussian_at, zeros(CHAINS), config, generator=seeded()).x
+    expected = (STDS**2 + config.sigma_min**2) / 2
+    assert ((x.var(0) / expected - 1).abs() < 0.08).all()
+
+
+def test_corrector_is_sharpened_with_the_lowest_level():
+    config = AnnealConfig(
+        8, sigma_min=0.1, denoise=False, corrector_steps=40, corrector_step_size=0.3, sharpness=3.0
+    )
+    x = anneal(gaussian_at, zeros(CHAINS), config, scale=STDS / 2, generator=seeded()).x
+    assert ((x.var(0) / ((STDS**2 + 0.01) / 3) - 1).abs() < 0.1).all()
+
+
+def test_sharpness_above_all_levels_or_of_one_changes_nothing():
+    plain = anneal(gaussian_at, zeros(8), AnnealConfig(), generator=seeded()).x
+    for config in (AnnealConfig(sharp_below=1.0), AnnealConfig(sharpness=5.0, sharp_below=0.01)):
+        assert torch.equal(anneal(gaussian_at, zeros(8), config, generator=seeded()).x, plain)
+    assert AnnealConfig(sharpness=2.0, sharp_below=1.0).factor(1.0) == 2.0
+    assert AnnealConfig(sharpness=2.0, sharp_below=1.0).factor(1.01) == 1.0

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from ebm_traj.cli import pick_device
+from ebm_traj.core.annealing import AnnealConfig
 from ebm_traj.errors import InputError
 
 
@@ -65,6 +66,8 @@ def main(args: Args) -> None:
         real = open_pictures(args.data, "test", size=size, channels=channels)
         reference = Reference.of(real, classifier, args.count, args.seed)
     sampler = own_sampler(whole.models[0])
+    if isinstance(sampler, AnnealConfig):
+        sampler = dataclasses.replace(sampler, sharpness=1.0)  # the densities themselves are compared
     if args.steps is not None:
         sampler = dataclasses.replace(sampler, steps=args.steps)
     rows = study(

@@ -25,6 +25,13 @@ class Args:
     """Noise levels, or steps of the chain of a model without; default: the model's own."""
     solver: Literal["heun", "euler", "multistep", "langevin"] | None = None
     """heun, euler, multistep or langevin, for models with noise levels; default: the model's own."""
+    sharpness: float | None = None
+    """Factor on the energy while sampling: above 1 more typical pictures and less varied ones, 1 the model's
+    density as it is; default: the model's own."""
+    sharp_below: float | None = None
+    """Noise level at and below which it holds; default: the model's own."""
+    unconditional: bool = False
+    """Draw from a conditional model's energy without a class."""
     guidance: float = 1.0
     """Weight of what a class adds to the energy; above 1 pictures are more plainly of their class, and each
     gradient costs two."""
@@ -57,13 +64,15 @@ def main(args: Args) -> None:
     from ebm_traj.image.generation import generate, picture
     from ebm_traj.image.guidance import guided
     from ebm_traj.image.model import load_image_model
-    from ebm_traj.image.sampling import own_sampler
+    from ebm_traj.image.sampling import own_sampler, sharpened
     from ebm_traj.image.scores import table
     from ebm_traj.image.studies import opened, write, write_samples
 
     given = opened(args.model, args.data, device, args.classifier) if args.classifier else None
     model = given.model if given else load_image_model(args.model, device)
-    sampler = own_sampler(model)
+    if args.unconditional:
+        model = model.unconditional()
+    sampler = sharpened(own_sampler(model), args.sharpness, args.sharp_below)
     if args.solver is not None and not isinstance(sampler, AnnealConfig):
         raise InputError(f"--solver {args.solver}: this model has no noise levels; leave it out")
     if args.steps is not None:

@@ -32,6 +32,13 @@ class Args:
     """Samples drawn at a time."""
     steps: int | None = None
     """Steps of the sampler; by default the model's own."""
+    sharpness: float | None = None
+    """Factor on the energy while sampling: above 1 more typical pictures and less varied ones, 1 the model's
+    density as it is; default: the model's own."""
+    sharp_below: float | None = None
+    """Noise level at and below which it holds; default: the model's own."""
+    unconditional: bool = False
+    """Draw from a conditional model's energy without a class."""
     inception: Path | None = None
     """torch-fidelity's Inception weights, for FID and IS, too, against the training part."""
     size: int | None = None
@@ -77,14 +84,16 @@ def main(args: Args) -> None:
     made = None
     if args.model is not None:
         from ebm_traj.image.model import load_image_model
-        from ebm_traj.image.sampling import even_labels, own_sampler, sample
+        from ebm_traj.image.sampling import even_labels, own_sampler, sample, sharpened
 
         model = load_image_model(args.model, device)
         if tuple(model.shape) != real.shape:
             raise InputError(
                 f"--model {args.model}: makes pictures {model.shape}; the data have {real.shape}"
             )
-        sampler = own_sampler(model)
+        if args.unconditional:
+            model = model.unconditional()
+        sampler = sharpened(own_sampler(model), args.sharpness, args.sharp_below)
         if args.steps is not None:
             sampler = dataclasses.replace(sampler, steps=args.steps)
         labels = even_labels(model, args.count)

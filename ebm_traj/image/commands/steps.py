@@ -1,6 +1,7 @@
 """`image.py steps`: quality of samples against sampling steps; HMC against Langevin."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +28,7 @@ class Args:
     gradients: tuple[int, ...] = (4, 6, 8, 12, 16, 24, 32, 48)
     """Gradients a sample, for the solvers of models with noise levels."""
     solvers: tuple[Literal["heun", "euler", "multistep"], ...] = ("euler", "heun", "multistep")
-    """How to follow the flow through noise levels; each with each number of gradients."""
+    """How to follow the flow through noise levels; each with each number of gradients. Not sharpened."""
     chain_gradients: tuple[int, ...] = (60, 120, 240)
     """Gradients a sample, for Langevin and HMC chains; none to leave chains out."""
     levels: int = 10
@@ -36,6 +37,10 @@ class Args:
     """Leapfrog steps of a Hamiltonian transition."""
     mixing_levels: tuple[float, ...] = (0.1, 0.3, 1.0)
     """Noise levels at which the jumps of adapted chains are measured; none to leave it out."""
+    sharpness: tuple[float, ...] = ()
+    """Factors on the energy, each sampled by the model's own sampler and scored on a table of its own."""
+    sharp_below: tuple[float, ...] = (math.inf,)
+    """Noise levels below which the factors hold; each factor with each level."""
     batch: int = 128
     """Samples at a time."""
     device: str | None = None
@@ -62,6 +67,7 @@ def main(args: Args) -> None:
     from ebm_traj.image.sampling_report import LEGEND, mixing_table, picture, table
     from ebm_traj.image.sampling_study import chain_settings, curve, flow_settings, mixing
     from ebm_traj.image.scores import Reference
+    from ebm_traj.image.sharpness_study import sharpness_settings
     from ebm_traj.image.studies import opened, write
 
     given = opened(args.model, args.data, device, args.classifier, split=args.split)
@@ -69,17 +75,29 @@ def main(args: Args) -> None:
     model = given.model
     settings = flow_settings(model, args.solvers, args.gradients) if model.has_levels else []
     settings += chain_settings(model, args.chain_gradients, levels=args.levels, leapfrog=args.leapfrog)
-    if not settings:
+    factors = sharpness_settings(model, args.sharpness, args.sharp_below) if args.sharpness else []
+    if not settings and not factors:
         raise InputError("--gradients, --chain-gradients: none that a sampler could keep to; give more")
     reference = Reference.of(given.test, given.classifier, args.count, args.seed)
     points = curve(model, settings, reference, batch=args.batch, seed=args.seed, progress=True)
     floor = reference.floor()
-    text = f"{LEGEND} {reference.count} samples each.\n\n{table(points, floor)}"
+    text = f"{reference.count} samples each, against the {args.split} part."
+    figures = {}
+    if points:
+        text += f" {LEGEND}\n\n{table(points, floor)}"
+        figures["steps"] = picture(points, floor)
     content = {
         "count": reference.count,
         "floor": floor,
         "points": [dataclasses.asdict(point) for point in points],
     }
+    if factors:
+        from ebm_traj.image import sharpness_study as sharp
+
+        found = curve(model, factors, reference, batch=args.batch, seed=args.seed, progress=True)
+        text += f"\n\n{sharp.LEGEND}\n\n{sharp.table(found, floor)}"
+        content["sharpness"] = [dataclasses.asdict(point) for point in found]
+        figures["sharpness"] = sharp.picture(found, floor)
     if model.has_levels and args.mixing_levels:
         some = given.test.take(slice(0, 64))
         labels = torch.from_numpy(some.y).to(device) if model.num_classes else None
@@ -93,4 +111,4 @@ def main(args: Args) -> None:
         )
         text += f"\n\n{mixing_table(jumps)}"
         content["mixing"] = jumps
-    write(args, "steps", "Quality against sampling steps", text, content, {"steps": picture(points, floor)})
+    write(args, "steps", "Quality against sampling steps", text, content, figures)
