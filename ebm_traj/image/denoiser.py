@@ -121,6 +121,16 @@ class UNet(nn.Module):
     def forward(self, u: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
         """u (B, C, H, W) to F of the same shape, and the features (B, deepest, h, w) furthest down."""
         high, wide = u.shape[-2:]
+        features, skips = self.encode(u, embedding)
+        h = features
+        for i in range(len(self.up) - 1, -1, -1):
+            h = skips[i] + functional.pixel_shuffle(self.grow[i](h), 2)
+            h = self.up[i](h, embedding)
+        found = functional.pixel_shuffle(self.last(functional.silu(h)), self.patch)
+        return found[..., :high, :wide], features
+
+    def encode(self, u: Tensor, embedding: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The way down: u (B, C, H, W) to the features furthest down, and those of each finer resolution."""
         if any(self.padding):
             u = functional.pad(u, (0, self.padding[1], 0, self.padding[0]))
         h = self.first(functional.pixel_unshuffle(u, self.patch))
@@ -132,12 +142,7 @@ class UNet(nn.Module):
                 h = self.shrink[i](functional.pixel_unshuffle(h, 2))
         for mixing in self.mixing:
             h = mixing(h)
-        features = h = self.middle(h, embedding)
-        for i in range(len(self.up) - 1, -1, -1):
-            h = skips[i] + functional.pixel_shuffle(self.grow[i](h), 2)
-            h = self.up[i](h, embedding)
-        found = functional.pixel_shuffle(self.last(functional.silu(h)), self.patch)
-        return found[..., :high, :wide], features
+        return self.middle(h, embedding), skips
 
 
 class Stage(nn.Module):

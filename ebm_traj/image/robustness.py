@@ -101,13 +101,15 @@ def energy_logits(model: ImageModel, level: float | None = None) -> Logits:
 
 def refined_logits(model: ImageModel, refinement: RefinementConfig, level: float | None = None) -> Logits:
     """The same after refinement by the model's own energy without a class."""
-    read = energy_logits(model, level)
+    read, refined = energy_logits(model, level), refinement_of(model, refinement)
+    return lambda x, generator: read(refined(x, generator), generator)
 
-    def logits(x: Tensor, generator: torch.Generator | None) -> Tensor:
-        better = refine(model.energy_at, x, refinement, generator, levels=model.has_levels)
-        return read(better, generator)
 
-    return logits
+def refinement_of(
+    model: ImageModel, refinement: RefinementConfig
+) -> Callable[[Tensor, torch.Generator | None], Tensor]:
+    """Pictures and a generator to refined pictures."""
+    return lambda x, generator: refine(model.energy_at, x, refinement, generator, levels=model.has_levels)
 
 
 def plain_logits(module: Callable[[Tensor], Tensor]) -> Logits:
@@ -161,7 +163,7 @@ def curves(
                     right.setdefault((norm, *key), []).append(share)
     for (norm, name, number), values in right.items():
         mean = float(torch.cat(values).mean())
-        found[norm][name].append(Point(norms[norm][number], mean, *_wilson(mean, len(x))))
+        found[norm][name].append(Point(norms[norm][number], mean, *wilson(mean, len(x))))
     return found
 
 
@@ -205,11 +207,11 @@ def _attack_all(
     return results
 
 
-def _wilson(share: float, count: int) -> tuple[float, float]:
+def wilson(share: float, count: int) -> tuple[float, float]:
     """The 95 % interval of a share of `count` (Wilson 1927)."""
     centre = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
     half = Z / (1 + Z**2 / count) * math.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
-    return centre - half, centre + half
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def areas(found: Curves) -> dict[str, dict[str, float]]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import matplotlib
 from torch import nn
 
 from ebm_traj.atomic import write_atomically
+from ebm_traj.image.denoiser import DenoiserEnergy
 from ebm_traj.image.robustness import AROUND, ENERGY, ORDINARY, REFINED, TRAINED, Curves, areas
+from ebm_traj.image.same_network import SameNetwork
 from ebm_traj.theme import LIGHT, Theme, save, style
 
 PAGE, FIGURES, FIGURE = "attack.md", "attack.json", "attack.png"
@@ -25,11 +28,18 @@ NORMS = {"linf": "l-inf", "l2": "l-2"}
 
 
 def write_report(
-    found: Curves, facts: dict[str, Any], out: Path, settings: dict[str, Any], command: str
+    found: Curves,
+    facts: dict[str, Any],
+    out: Path,
+    settings: dict[str, Any],
+    command: str,
+    checked: str = "",
+    checks: Sequence[Any] = (),
 ) -> Path:
-    """Write attack.md, attack.json and attack.png into `out`; return the page's path.
+    """Write attack.md, attack.json and attack.png (of curves) into `out`; return the page's path.
 
-    `facts` are what is to be said of the pictures and the classifiers (counts, parameters, trainings).
+    `facts` are what is to be said of the pictures and the classifiers (counts, parameters, trainings);
+    `checked` is the table of the `checks` of the attack.
     """
     content = {
         "command": command,
@@ -40,15 +50,18 @@ def write_report(
             norm: {name: [dataclasses.asdict(p) for p in points] for name, points in arms.items()}
             for norm, arms in found.items()
         },
+        "checks": [dataclasses.asdict(check) for check in checks],
     }
     write_atomically(out / FIGURES, json.dumps(content, indent=1, allow_nan=False) + "\n")
-    write_atomically(out / FIGURE, picture(found))
-    said = "\n".join(f"- {name}: {value}" for name, value in facts.items())
-    page = (
-        f"# Energy classifier under attack\n\n`{command}`\n\n{LEGEND}\n\n{tables(found)}\n\n{said}\n\n"
-        f"![Accuracy against radius]({FIGURE})\n"
-    )
-    write_atomically(out / PAGE, page)
+    parts = ["# Energy classifier under attack", f"`{command}`"]
+    if found:
+        parts += [LEGEND, tables(found)]
+    parts += [checked] if checked else []
+    parts.append("\n".join(f"- {name}: {value}" for name, value in facts.items()))
+    if found:
+        write_atomically(out / FIGURE, picture(found))
+        parts.append(f"![Accuracy against radius]({FIGURE})")
+    write_atomically(out / PAGE, "\n\n".join(parts) + "\n")
     return out / PAGE
 
 
@@ -109,6 +122,18 @@ def _panel(at: matplotlib.axes.Axes, arms: dict[str, Any], theme: Theme) -> None
             radii, [100 * p.low for p in points], [100 * p.high for p in points],
             color=look["color"], alpha=0.1, linewidth=0,
         )  # fmt: skip
+
+
+def described(module: nn.Module, card: dict[str, Any]) -> str:
+    """What is to be said of a classifier: its parameters, those that read the class, and its training."""
+    count, reading = parameters(module), parameters(module)
+    energy = module.energy if isinstance(module, SameNetwork) else module
+    if isinstance(energy, DenoiserEnergy):
+        reading -= sum(parameters(part) for part in (energy.net.grow, energy.net.up, energy.net.last))
+    said = f"{count:,} parameters, {reading:,} of which read the class"
+    if "iterations" in card and "cpu_seconds" in card:
+        said += f"; {card['iterations']:,} iterations in {card['cpu_seconds']:.0f} CPU seconds"
+    return said
 
 
 def parameters(module: nn.Module) -> int:

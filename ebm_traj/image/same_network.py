@@ -37,19 +37,10 @@ def class_logits(energy: ImageEnergy, x: Tensor, sigma: float | None) -> Tensor:
         raise InputError("class logits: this energy was made without classes")
     if level is None:
         raise InputError("class logits: this energy reads a noise level")
-    net, variance = energy.net, level.square() + energy.std.square()
-    embedding = net.embed(level)
+    variance, embedding = level.square() + energy.std.square(), energy.net.embed(level)
     u = (x - energy.mean) * variance.rsqrt().view(-1, 1, 1, 1)
-    if any(net.padding):
-        u = functional.pad(u, (0, net.padding[1], 0, net.padding[0]))
-    h = net.first(functional.pixel_unshuffle(u, net.patch))
-    for i, stage in enumerate(net.down):
-        h = stage(h, embedding)
-        if i < len(net.shrink):
-            h = net.shrink[i](functional.pixel_unshuffle(h, 2))
-    for mixing in net.mixing:
-        h = mixing(h)
-    return energy.head(net.middle(h, embedding), embedding)
+    features, _ = energy.net.encode(u, embedding)
+    return energy.head(features, embedding)
 
 
 class SameNetwork(nn.Module):
@@ -70,6 +61,7 @@ class SameNetwork(nn.Module):
         if config.kind != "unet":
             raise InputError(f"network kind: '{config.kind}'; accepted here is unet")
         self.config, self.shape, self.num_classes, self.sigma = config, shape, num_classes, sigma
+        self.card: dict[str, Any] = {}
         self.energy = DenoiserEnergy(config, shape, num_classes, mean=mean, std=std)
         for part in (self.energy.net.grow, self.energy.net.up, self.energy.net.last):
             part.requires_grad_(False)  # the way up has no part in a class
@@ -117,27 +109,33 @@ def load_any_classifier(folder: str | Path, device: torch.device | str = "cpu") 
     network = from_dict(NetworkConfig, meta["config"])
     model = SameNetwork(network, (channels, height, width), meta["num_classes"], meta["sigma"])
     model.load_state_dict(tensors)
+    model.card = meta["card"]
     return model.to(device).eval().requires_grad_(False)
 
 
-def training_attack(radius: float, steps: int) -> Attack:
+def training_attack(radius: float, steps: int, smaller: float = 0.0, bfloat16: bool = False) -> Attack:
     """l-inf PGD from a random start for each batch (Madry et al. 2018); one step is fast adversarial
-    training (Wong et al. 2020). `radius` in units of pixels in [0, 1]."""
+    training (Wong et al. 2020). `radius` in units of pixels in [0, 1]; a share `smaller` of the pictures has
+    one drawn uniformly below it. `bfloat16`: the precision of the search's gradients."""
     if not radius > 0:
         raise InputError(f"adversarial radius: {radius}; it must be above 0")
     if steps < 1:
         raise InputError(f"adversarial steps: {steps}; accepted are 1 and more")
-    size = WIDTH * radius
 
     def attack(network: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        part, chosen = torch.rand(2, len(x), 1, 1, 1, generator=generator, device=x.device)
+        size = WIDTH * radius * torch.where(chosen < smaller, part, 1.0)
         change = size * torch.empty_like(x).uniform_(-1, 1, generator=generator)
         for _ in range(steps):
             point = (x + change).clamp(-1, 1).requires_grad_(True)
             with torch.enable_grad():
-                loss = functional.cross_entropy(network(point), y, reduction="sum")
+                with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
+                    logits = network(point)
+                loss = functional.cross_entropy(logits.float(), y, reduction="sum")
                 (gradient,) = torch.autograd.grad(loss, point)
             # Wong et al.: 1.25 of the radius in one step; with more, 2.5 of it over all of them
-            change = (change + size * max(1.25, 2.5) / max(2, steps) * gradient.sign()).clamp(-size, size)
+            change = change + size * 2.5 / max(2, steps) * gradient.sign()
+            change = change.clamp(-size, size)
         return (x + change).clamp(-1, 1)
 
     return attack

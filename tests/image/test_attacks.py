@@ -43,6 +43,21 @@ def test_pgd_finds_the_closed_form_optimum_of_a_linear_classifier(norm, loss):
     assert (length <= 2 * radius + 1e-12).all()
 
 
+def test_gradients_of_lower_precision_are_judged_in_full():
+    weight = torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
+
+    def logits(x, generator):
+        return torch.nn.functional.linear(x.flatten(1), weight)
+
+    x = pictures().float()
+    y = logits(x, None).argmax(1)
+    config, generator = PGDConfig(steps=40, bfloat16=True), torch.Generator().manual_seed(0)
+    found = pgd(logits, x, y, 0.07, config, generator, low=-99, high=99)
+    best = margin(logits(x, None), y) + 0.14 * (weight[0] - weight[1]).abs().sum()
+    torch.testing.assert_close(found.margin, margin(logits(found.x, None), y))
+    torch.testing.assert_close(found.margin, best, rtol=0.02, atol=0)
+
+
 def test_pgd_under_bounds_reaches_the_closed_form_of_clipped_pixels():
     weight, logits = linear(3)
     x = pictures(width=0.9).clamp(-1, 1)

@@ -83,6 +83,22 @@ def test_attack(models, tmp_path, capsys):
     assert again["accuracy"] == found["accuracy"]
 
 
+def test_checks_of_the_attack_alone(models, tmp_path, capsys):
+    argv = ["--model", models / "classes", "--out", tmp_path / "out", "--count", "0"]
+    argv += ["--checks.count", "4", "--checks.queries", "3", "--refinement.steps", "2"]
+    argv += ["--robustness.attack.steps", "2", "--robustness.adaptive.steps", "1"]
+    argv += ["--robustness.adaptive.recheck", "1", "--robustness.adaptive.eot", "1"]
+    run(attack.main, attack.Args, [str(part) for part in argv])
+    found = json.loads((tmp_path / "out" / "attack.json").read_text())
+    names = [check["name"] for check in found["checks"]]
+    assert "the attack" in names and "gradient of refinement taken for the identity" in names
+    assert "found against: energy classifier" in names and found["accuracy"] == {}
+    page = (tmp_path / "out" / "attack.md").read_text()
+    assert "4 validation pictures" in page and "which read the class" in page
+    assert "twice the steps" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "attack.png").exists()
+
+
 def test_attack_refuses_bad_input(models, tmp_path, capsys):
     out = ["--out", tmp_path / "new"]
     assert "energy without classes" in refused(attack, ["--model", models / "plain", *out], capsys)

@@ -53,6 +53,11 @@ def test_class_logits_are_the_energies_up_to_what_classes_share(model):
         short = class_logits(model.energy, x, sigma).log_softmax(1)
         whole = -model.energy.class_energies(x, {LEVEL: torch.full((5,), sigma)})
         torch.testing.assert_close(short, whole.log_softmax(1), rtol=1e-4, atol=1e-4)
+        features, _ = model.energy.net.encode(x, model.energy.net.embed(torch.full((5,), sigma)))
+        assert torch.equal(features, model.energy.net(x, model.energy.net.embed(torch.full((5,), sigma)))[1])
+        with torch.no_grad():
+            _, log_shares = model.energy.with_logits(x, {LEVEL: torch.full((5,), sigma)})
+        assert torch.equal(class_logits(model.energy, x, sigma).log_softmax(1), log_shares)
     deep = dataclasses.replace(SMALL, mixing=1, middle=1)  # all that a U-Net may have, and padding
     odd = ImageModel(ImageConfig(network=deep, conditional=True), (1, 7, 9), 3).energy
     x = torch.randn(2, 1, 7, 9)
@@ -143,6 +148,21 @@ def test_the_attack_of_training_stays_in_its_ball_and_raises_the_loss(model):
             return float(torch.nn.functional.cross_entropy(network(p), y).detach())
 
         assert loss(found) > loss(x)
+    low = training_attack(0.1, 3, bfloat16=True)(network, x, y, torch.Generator().manual_seed(0))
+    assert (low - x).abs().max() <= 0.2 + 1e-6 and loss(low) > loss(x)
+
+
+def test_a_share_of_the_radii_of_training_is_smaller(model):
+    x = torch.zeros(400, 1, 8, 8)
+    network = SameNetwork(SMALL, (1, 8, 8), 10, 0.05)
+    y = torch.zeros(400, dtype=torch.int64)
+    for share in (0.0, 0.4):
+        found = training_attack(0.1, 2, share)(network, x, y, torch.Generator().manual_seed(0))
+        reached = found.flatten(1).abs().amax(1) / 0.2
+        assert reached.max() <= 1 + 1e-6
+        assert float((reached > 0.999).float().mean()) == pytest.approx(1 - share, abs=0.08)
+        if share:
+            assert float(reached[reached < 0.999].mean()) == pytest.approx(0.5, abs=0.08)  # uniform below it
 
 
 @pytest.mark.parametrize(
