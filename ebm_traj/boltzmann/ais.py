@@ -11,8 +11,8 @@ from tqdm import tqdm
 from ebm_traj.boltzmann.rbm import RBM
 from ebm_traj.boltzmann.tempering import Path
 from ebm_traj.errors import InputError
+from ebm_traj.intervals import Z_95
 
-NORMAL_95 = 1.959964
 RESAMPLES = 1000  # of the chains' weights, for the interval
 
 
@@ -143,7 +143,7 @@ def log_likelihood(rbm: RBM, rows: Tensor, log_z: Estimate, chunk: int = 10_000)
     """Mean log-likelihood of rows (N, n), nats a row; the interval adds that of log Z to the rows' own."""
     energies = torch.cat([rbm(part).double() for part in rows.split(chunk)])
     value = -float(energies.mean()) - log_z.value
-    error = NORMAL_95 * float(energies.std()) / math.sqrt(len(energies)) if len(energies) > 1 else math.nan
+    error = Z_95 * float(energies.std()) / math.sqrt(len(energies)) if len(energies) > 1 else math.nan
     up, down = math.hypot(error, log_z.value - log_z.low), math.hypot(error, log_z.high - log_z.value)
     return Estimate(value, value - down, value + up)
 

@@ -27,6 +27,7 @@ from ebm_traj.core.seeding import derive_seed, seeded_generator
 from ebm_traj.core.trainer import TrainerConfig
 from ebm_traj.datasets.pictures import PictureSet, open_pictures
 from ebm_traj.errors import InputError
+from ebm_traj.intervals import Z_95
 
 DIGITS_DBN = DBNConfig(
     hidden=(200, 400),
@@ -53,7 +54,6 @@ DIGITS_FINE_TUNE = FineTuneConfig(
 )
 SAMPLES = 60
 TOP_STEPS = 1000
-NORMAL_95 = 1.959964
 
 
 def run_dbn(
@@ -130,7 +130,7 @@ def random_classifier(sizes: list[int], classes: int, tuning: FineTuneConfig, se
 
 def _report(found: dict[str, Any], sizes: list[int], pretrain: bool, command: str) -> str:
     error, rows = found["test_error"], found["test_rows"]
-    spread = NORMAL_95 * math.sqrt(max(error * (1 - error), 1 / rows) / rows)
+    spread = Z_95 * math.sqrt(max(error * (1 - error), 1 / rows) / rows)
     kind = "pretrained layer by layer, then fine-tuned" if pretrain else "from random weights"
     lines = [
         "# Deep belief net as a classifier\n",

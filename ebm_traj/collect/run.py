@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import gymnasium
 from tqdm import tqdm
 
-from ebm_traj.collect.engine_ray import collect_with_ray, require_cluster
+from ebm_traj.collect.engine_ray import collect_with_ray
 from ebm_traj.collect.engines import collect_locally
 from ebm_traj.collect.environment import action_box, has_lockstep, open_environment, state_spec
 from ebm_traj.collect.share import ALL, Share
@@ -20,6 +20,7 @@ from ebm_traj.datasets.splits import split_codes
 from ebm_traj.envs.behaviour import NoiseSettings, RandomSettings, identified, make_policy, policy_record
 from ebm_traj.envs.workers import usable_cores
 from ebm_traj.errors import InputError
+from ebm_traj.ray_cluster import require_cluster
 
 # Another version of any of these may give other numbers, so a run is not resumed across them.
 RECORDED_VERSIONS = ("ebm_traj", "gymnasium", "gymnasium-robotics", "h5py", "mujoco", "numpy")

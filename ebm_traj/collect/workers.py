@@ -2,9 +2,7 @@
 
 import contextlib
 import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -16,6 +14,7 @@ from ebm_traj.collect.shards import Report, collect_one_by_one, policy_of
 from ebm_traj.datasets.manifest import Manifest
 from ebm_traj.datasets.shard import write_shard
 from ebm_traj.errors import RunError
+from ebm_traj.processes import begin_worker
 
 POLL_SECONDS = 0.2
 
@@ -84,16 +83,7 @@ def _ctrl_c_held_back() -> Iterator[None]:
 def _begin_worker(counts: Any) -> None:
     global _counts
     _counts = counts
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A parent killed by force cannot end its workers: they watch it themselves."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    begin_worker()
 
 
 def _make_shard(out: Path, manifest: Manifest, shard: int) -> None:

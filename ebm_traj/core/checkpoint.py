@@ -1,6 +1,7 @@
 """Files of tensors and JSON, written whole or not at all: safetensors, never a pickle."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,17 @@ def save_json(path: Path, value: Any) -> None:
     """Write JSON, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def without_nan(value: Any) -> Any:
+    """Numbers, lists and dicts with NaN and infinities as null, as JSON has none."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return value
 
 
 def load_json(path: Path) -> Any:

@@ -155,18 +155,8 @@ class ContrastiveDivergence(Objective):
             self.buffer.update(slots, "chain", chain.x[new:])
         self.buffer.add({"chain": chain.x[:new], "data": batch.x, **kept})
 
-        # one pass over both phases costs less than two
-        both = {name: torch.cat([values, values]) for name, values in condition.items()}
-        positive, negative = self.energy.learned(torch.cat([data, chain.x]), both).chunk(2)
-        gap = (positive - negative).mean()
-        loss = gap + self.config.energy_regularisation * (positive**2 + negative**2).mean()
-        figures = {
-            "energy_data": positive.detach().mean(),
-            "energy_samples": negative.detach().mean(),
-            "energy_gap": gap.detach(),
-            "displacement": (chain.x - start).square().mean().sqrt(),
-            "spread_samples": chain.x.std(),
-            "spread_data": data.std(),
+        loss, figures = self._phases(data, condition, chain.x, condition, start)
+        figures |= {
             "acceptance": chain.acceptance,
             "step_size": torch.tensor(self.langevin.step_size, dtype=torch.float64),
             **ages,
@@ -181,6 +171,24 @@ class ContrastiveDivergence(Objective):
         if self.config.adapt:
             self._adapt(chain.acceptance)
         return loss, figures
+
+    def _phases(
+        self, data: Tensor, of_data: Condition, samples: Tensor, of_samples: Condition, start: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean E(data) - mean E(samples), the chains' ends, with both kept small; figures for the log."""
+        # one pass over both phases costs less than two
+        both = {name: torch.cat([values, of_samples[name]]) for name, values in of_data.items()}
+        positive, negative = self.energy.learned(torch.cat([data, samples]), both).chunk(2)
+        gap = (positive - negative).mean()
+        loss = gap + self.config.energy_regularisation * (positive**2 + negative**2).mean()
+        return loss, {
+            "energy_data": positive.detach().mean(),
+            "energy_samples": negative.detach().mean(),
+            "energy_gap": gap.detach(),
+            "displacement": (samples - start).square().mean().sqrt(),
+            "spread_samples": samples.std(),
+            "spread_data": data.std(),
+        }
 
     def _walk(
         self, start: Tensor, condition: Condition, scale: Tensor | None, generator: torch.Generator

@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib
 from torch import Tensor
 
+from ebm_traj.core.checkpoint import without_nan
 from ebm_traj.ebgan.refinement import RefinementStudy
 from ebm_traj.image.drawing import inked, show, tiles
 from ebm_traj.image.reports import markdown, write_report
@@ -43,7 +44,7 @@ def refinement_page(found: RefinementStudy, out: Path, settings: Mapping[str, An
         "refinement",
         "Samples refined by the energy",
         text,
-        _finite(content),
+        without_nan(content),
         {"refinement": picture},
         settings,
     )
@@ -77,7 +78,7 @@ def sampler_page(
         "samplers",
         "Samplers of an energy",
         text,
-        _finite(content),
+        without_nan(content),
         {"samplers": _strips(pictures)},
         settings,
     )
@@ -109,14 +110,3 @@ def _strips(pictures: Mapping[str, Tensor], columns: int = 20) -> bytes:
         for panel, (name, x) in zip(axes, pictures.items(), strict=True):
             show(panel, tiles(inked(x), columns), name)
         return save(figure, "png")
-
-
-def _finite(value: Any) -> Any:
-    """NaN as null, as JSON has none."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from ebm_traj.atomic import write_atomically
-from ebm_traj.core.checkpoint import load_json
+from ebm_traj.core.checkpoint import load_json, without_nan
 from ebm_traj.ebgan.grid import Family
 from ebm_traj.ebgan.grid_run import SMALLEST_SCORE
 from ebm_traj.ebgan.grid_store import SETTINGS, read_runs
 from ebm_traj.ebgan.grid_study import REPEATED, Plan, best_of
-from ebm_traj.ebgan.intervals import Interval, bootstrap, difference, mean_with_t, wilson
 from ebm_traj.errors import InputError
+from ebm_traj.intervals import Interval, bootstrap, difference, mean_with_t, wilson
 
 PAGE, FIGURES, FIGURE = "grid.md", "figures.json", "grid.png"
 Runs = list[dict[str, Any]]
@@ -85,7 +85,7 @@ def write_report(plan: Plan, out: Path, command: str) -> str:
         {"of": one, "less": other, **{name: list(value) for name, value in found.items()}}
         for one, other, found in comparisons(results)
     ]
-    write_atomically(out / FIGURES, json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")
+    write_atomically(out / FIGURES, json.dumps(without_nan(content), indent=1, allow_nan=False) + "\n")
     from ebm_traj.ebgan.grid_figure import picture
 
     write_atomically(out / FIGURE, picture(results, settings.get("reference", {})))
@@ -219,14 +219,3 @@ def _json(result: FamilyResult) -> dict[str, Any]:
         "scores": result.scores,
         "inception_scores": [run["inception_score"] for run in result.runs],
     }
-
-
-def _finite(value: Any) -> Any:
-    """NaN as null, as JSON has none."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value

@@ -1,6 +1,7 @@
 """The study of semi-supervised learning as a table of errors over seeds, with intervals, and a figure."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from ebm_traj.atomic import write_atomically
 from ebm_traj.core.logs import read_metrics
 from ebm_traj.ebgan.semi_supervised import CELLS, METHODS, CellResult, Method, SemiSupervisedConfig, cell_of
+from ebm_traj.intervals import mean_with_t
 from ebm_traj.theme import LIGHT, Theme, save, style
 
 PAGE, FIGURES, FIGURE = "semi_supervised.md", "semi_supervised.json", "semi_supervised.png"
@@ -27,17 +29,12 @@ PUBLISHED = {
     "ebgan-ln": {100: 1.04, 200: 0.99, 1000: 0.89},
 }
 """Test errors in % of Zhao et al. 2016, table 3 (150 epochs, MNIST)."""
-T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-"""97.5 % points of Student's t with 1 to 10 degrees of freedom."""
 
 
 def mean_and_half_width(values: Sequence[float]) -> tuple[float, float | None]:
     """The mean and half the width of its 95 % interval by Student's t; None for a single value."""
-    x = np.asarray(values, float)
-    if len(x) < 2:
-        return float(x.mean()), None
-    t = T_975[len(x) - 2] if len(x) - 2 < len(T_975) else 1.96
-    return float(x.mean()), float(t * x.std(ddof=1) / np.sqrt(len(x)))
+    found = mean_with_t(values)
+    return found.value, None if math.isnan(found.high) else found.high - found.value
 
 
 def summarise(results: Iterable[CellResult]) -> dict[str, Any]:

@@ -166,20 +166,8 @@ class PictureContrastive(ContrastiveDivergence):
         kept = {name: values[:fresh] for name, values in of_chains.items() if name == LABEL}
         self.buffer.add({"chain": chain.x[:fresh], **kept})
 
-        # one pass over both phases costs less than two
-        both = {name: torch.cat([values, of_chains[name]]) for name, values in of_data.items()}
-        positive, negative = self.energy.learned(torch.cat([data, chain.x]), both).chunk(2)
-        gap = (positive - negative).mean()
-        loss = gap + self.config.energy_regularisation * (positive**2 + negative**2).mean()
-        figures = {
-            "energy_data": positive.detach().mean(),
-            "energy_samples": negative.detach().mean(),
-            "energy_gap": gap.detach(),
-            "displacement": (chain.x - start).square().mean().sqrt(),
-            "spread_samples": chain.x.std(),
-            "spread_data": data.std(),
-            **ages,
-        }
+        loss, figures = self._phases(data, of_data, chain.x, of_chains, start)
+        figures |= ages
         if through is not None:
             loss = loss + through[0]
             figures.update(through[1])

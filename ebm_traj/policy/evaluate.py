@@ -13,6 +13,7 @@ from ebm_traj.collect.environment import open_lockstep
 from ebm_traj.envs.behaviour import Policy
 from ebm_traj.envs.hand_model import PALM_HEIGHT
 from ebm_traj.errors import InputError
+from ebm_traj.intervals import wilson
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +54,7 @@ class Evaluation:
 
 def share(flags: NDArray[np.bool_]) -> list[float]:
     """Share of True with the limits of its 95 % Wilson interval: [share, low, high]."""
-    n, p, z = len(flags), float(flags.mean()), 1.959964
-    centre, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return [p, float(centre - half) / (1 + z * z / n), float(centre + half) / (1 + z * z / n)]
+    return list(wilson(int(flags.sum()), len(flags)))
 
 
 def evaluate(

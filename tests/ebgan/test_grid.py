@@ -19,7 +19,7 @@ from ebm_traj.ebgan.grid_report import write_report
 from ebm_traj.ebgan.grid_run import Budget, Judge, run_point, unpacked
 from ebm_traj.ebgan.grid_store import GridStore, read_runs
 from ebm_traj.ebgan.grid_study import Plan, left_to_run, study
-from ebm_traj.ebgan.intervals import bootstrap, difference, mean_with_t, wilson
+from ebm_traj.intervals import bootstrap, difference, mean_with_t, wilson
 from ebm_traj.errors import InputError, RunError
 from ebm_traj.image.classifier import Classifier, ClassifierConfig
 
@@ -244,7 +244,12 @@ class FakeRay(types.ModuleType):
         assert kwargs["num_cpus"] == 1
         return lambda function: types.SimpleNamespace(remote=lambda *a: (function, a))
 
-    def wait(self, pending: list[Any], num_returns: int) -> tuple[list[Any], list[Any]]:
+    def put(self, value: Any) -> Any:
+        return value
+
+    def wait(
+        self, pending: list[Any], num_returns: int, timeout: float | None
+    ) -> tuple[list[Any], list[Any]]:
         return pending[:num_returns], pending[num_returns:]
 
     def get(self, reference: Any) -> Any:

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-Z = 1.959964
+Z_95 = 1.959964
+"""97.5 % point of the normal distribution."""
 RESAMPLES = 2000
 TAILS = (2.5, 97.5)
 
@@ -26,8 +27,8 @@ def wilson(count: int, of: int) -> Interval:
     if of == 0:
         return Interval(math.nan, math.nan, math.nan)
     share = count / of
-    centre = (share + Z**2 / (2 * of)) / (1 + Z**2 / of)
-    half = Z / (1 + Z**2 / of) * math.sqrt(share * (1 - share) / of + Z**2 / (4 * of**2))
+    centre = (share + Z_95**2 / (2 * of)) / (1 + Z_95**2 / of)
+    half = Z_95 / (1 + Z_95**2 / of) * math.sqrt(share * (1 - share) / of + Z_95**2 / (4 * of**2))
     return Interval(
         share, max(0.0, centre - half) if count else 0.0, min(1.0, centre + half) if count < of else 1.0
     )
