@@ -1,10 +1,12 @@
 """Files of tensors and JSON, written whole or not at all: safetensors, never a pickle."""
 
+import dataclasses
 import json
 import math
+import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -45,6 +47,25 @@ def save_json(path: Path, value: Any) -> None:
     """Write JSON, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def from_dict(cls: type, values: dict[str, Any]) -> Any:
+    """A nested dataclass from what JSON made of `dataclasses.asdict` of it; lists become tuples.
+
+    Settings that were added since have their defaults. InputError for one that is not known any more.
+    """
+    hints = typing.get_type_hints(cls)
+    unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
+    if unknown:
+        raise InputError(f"{cls.__name__}: saved settings {', '.join(sorted(unknown))} are not known here")
+
+    def read(name: str) -> Any:
+        value = values[name]
+        if dataclasses.is_dataclass(hints[name]):
+            return from_dict(cast(type, hints[name]), value)
+        return tuple(value) if isinstance(value, list) else value
+
+    return cls(**{name: read(name) for name in values})
 
 
 def without_nan(value: Any) -> Any:

@@ -12,10 +12,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from ebm_traj.core.checkpoint import load_tensors, under_prefix
+from ebm_traj.core.checkpoint import from_dict, load_tensors, under_prefix
 from ebm_traj.core.energy import EnergyOfX
 from ebm_traj.errors import InputError
-from ebm_traj.image.model import ImageConfig, ImageModel, from_dict, load_image_model
+from ebm_traj.image.model import ImageConfig, ImageModel, load_image_model
 from ebm_traj.image.sampling import PictureModel, centre_of, device_of
 
 Way = Literal["sum", "mean", "mixture", "alternate"]

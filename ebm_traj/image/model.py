@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ebm_traj.core.annealing import AnnealConfig, anneal
-from ebm_traj.core.checkpoint import load_json, load_tensors, save_json, save_tensors
+from ebm_traj.core.checkpoint import from_dict, load_json, load_tensors, save_json, save_tensors
 from ebm_traj.core.contrastive import ContrastiveConfig
 from ebm_traj.core.denoising import LEVEL, DenoisingConfig
 from ebm_traj.core.energy import EnergyOfX
@@ -355,16 +354,3 @@ def load_image_model(folder: str | Path, device: torch.device | str = "cpu") -> 
         chains, _ = load_tensors(folder / BUFFER_FILE, device)
         model.chains = {**chains, "chain": chains["chain"].float()}
     return model.to(device).eval().requires_grad_(False)
-
-
-def from_dict(cls: type, values: dict[str, Any]) -> Any:
-    """A nested dataclass from what JSON made of `dataclasses.asdict` of it; lists become tuples."""
-    hints = typing.get_type_hints(cls)
-
-    def read(name: str) -> Any:
-        value = values[name]
-        if dataclasses.is_dataclass(hints[name]):
-            return from_dict(cast(type, hints[name]), value)
-        return tuple(value) if isinstance(value, list) else value
-
-    return cls(**{field.name: read(field.name) for field in dataclasses.fields(cls) if field.name in values})

@@ -12,13 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ebm_traj.core.checkpoint import load_tensors, save_tensors
+from ebm_traj.core.checkpoint import from_dict, load_tensors, save_tensors
 from ebm_traj.core.denoising import LEVEL
 from ebm_traj.errors import InputError
 from ebm_traj.image.attacks import WIDTH
 from ebm_traj.image.classifier_training import Attack
 from ebm_traj.image.denoiser import DenoiserEnergy
-from ebm_traj.image.model import from_dict
 from ebm_traj.image.networks import ImageEnergy, NetworkConfig, Shape
 
 FILE = "same_network.safetensors"

@@ -1,6 +1,7 @@
 """`CEMPlanner`: the cross-entropy method over action sequences in a learned dynamics model (as in PETS)."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import torch
@@ -36,6 +37,9 @@ class CEMConfig:
     """Share of the last round's mean and spread that stays."""
     prior_share: float = 0.25
     """Share of the first round's sequences that a joint model draws itself: what its data would do here."""
+    energy_weight: float = 0.0
+    """Of that joint model's energy of states and actions beside the wishes, per nat of a window: plans that
+    leave its data, where the dynamics err, cost (Du, Lin & Mordatch 2019, 1909.06878)."""
 
     def __post_init__(self) -> None:
         if self.particles < 0:
@@ -47,6 +51,8 @@ class CEMConfig:
             raise InputError(f"CEM elites: {self.elites}; accepted are at most the {self.futures} futures")
         if not (self.noise > 0 and 0 <= self.momentum < 1 and 0 <= self.prior_share <= 1):
             raise InputError("CEM: noise must be above 0, momentum from 0 to below 1, prior share 0 to 1")
+        if not (self.energy_weight >= 0 and math.isfinite(self.energy_weight)):
+            raise InputError(f"CEM energy weight: {self.energy_weight}; it must be 0 or more")
 
 
 class CEMPlanner:
@@ -77,6 +83,8 @@ class CEMPlanner:
                 found = f"its conditioning is '{prior.conditioning}'"
             if found:
                 raise InputError(f"CEM prior: {found}; accepted is a joint model of the same state")
+        if self.config.energy_weight and not (self.prior and self.prior.has_energy):
+            raise InputError("CEM energy weight: needs a joint model with an energy, as model or prior")
         self.context_frames = max(m.context_frames for m in (model, self.prior) if m is not None)
         self._mean: Tensor | None = None
 
@@ -120,6 +128,8 @@ class CEMPlanner:
             seen = context[:, -model.context_frames :]
             futures = follow(model, seen, past_actions, actions, config.particles, generator)
             wish = total(self.energies, futures.flatten(0, 1)).view(batch, config.futures, -1).mean(2)
+            if config.energy_weight:
+                wish = wish + config.energy_weight * self._energy(context, past_actions, futures, actions)
             best = wish.topk(config.elites, largest=False).indices
             elites = scaled.gather(1, best[..., None, None].expand(-1, -1, *scaled.shape[2:]))
             keep = config.momentum if rounds > 1 else 0.0
@@ -132,3 +142,15 @@ class CEMPlanner:
         self._mean = mean
         states = futures[:, :: max(1, config.particles)]
         return Plan(states, actions, wish, wish.argmin(1), rounds, settled)
+
+    def _energy(self, context: Tensor, past_actions: Tensor, futures: Tensor, actions: Tensor) -> Tensor:
+        """The prior's energy (B, M) of plans with futures (B, M P, H, D), actions (B, M, H, A)."""
+        assert self.prior is not None
+        particles = futures.shape[1] // actions.shape[1]
+        found = self.prior.path_energy(
+            context[:, -self.prior.context_frames :],
+            futures,
+            actions.repeat_interleave(particles, 1),
+            past_actions,
+        )
+        return found.view(*actions.shape[:2], particles).mean(2)

@@ -1,15 +1,12 @@
 """Loading any trajectory model from its folder."""
 
-import dataclasses
 import hashlib
-import typing
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from ebm_traj.core.checkpoint import load_json, load_tensors
+from ebm_traj.core.checkpoint import from_dict, load_json, load_tensors
 from ebm_traj.errors import InputError
 from ebm_traj.spec import StateSpec
 from ebm_traj.trajectory import pretrained
@@ -78,19 +75,6 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> TrajectoryMo
             f"{folder / WEIGHTS_FILE}: weights do not fit {CONFIG_FILE} ({error})".splitlines()[0]
         ) from error
     return model.to(device).eval().requires_grad_(False)
-
-
-def from_dict(cls: type, values: dict[str, Any]) -> Any:
-    """A (nested) dataclass from the dict that `dataclasses.asdict` made of it."""
-    hints = typing.get_type_hints(cls)
-    return cls(
-        **{
-            field.name: from_dict(hints[field.name], values[field.name])
-            if dataclasses.is_dataclass(hints[field.name])
-            else values[field.name]
-            for field in dataclasses.fields(cls)
-        }
-    )
 
 
 def weights_digest(model: TrajectoryModel) -> str:

@@ -173,3 +173,33 @@ def test_cem_begins_with_what_a_prior_would_do():
     assert torch.allclose(plan.chosen_actions(), torch.full((3, 5, 2), 0.9))
     with pytest.raises(InputError, match="conditioning is 'actions'"):
         CEMPlanner(model, config, to(1.0, 1.0), model)
+
+
+class Slow(Point):
+    """Its energy is |a|^2: data in which nobody hurries."""
+
+    has_energy = True
+
+    def path_energy(self, context, futures, actions=None, past_actions=None):
+        assert futures.shape[:3] == actions.shape[:3] and context.shape[1] == self.context_frames
+        return actions.square().sum(-1).mean(-1)
+
+
+@pytest.mark.parametrize("particles", [0, 3])
+def test_cem_weighs_the_priors_energy_against_the_wish(particles):
+    hurry = lambda states: -states[..., 0].mean(-1)  # noqa: E731
+    found = []
+    for weight in (0.0, 1.0):
+        config = CEMConfig(
+            rounds=10, horizon=4, particles=particles, energy_weight=weight, smallest_noise=0.01
+        )
+        found.append(plan_with(CEMPlanner(Slow(), config, hurry)).chosen_actions())
+    assert found[0][..., 0].mean() > 0.8
+    # the best a (t) of a wish -.1 mean_t sum_{s <= t} a_x (s) and an energy mean a^2 is .05 (H - t)
+    best = SPEED / 2 * torch.tensor([4.0, 3.0, 2.0, 1.0])
+    assert found[1][..., 0].mean(0).sub(best).abs().max() < 0.1
+    assert found[1][..., 1].abs().mean() < 0.1
+    with pytest.raises(InputError, match="needs a joint model with an energy"):
+        CEMPlanner(Point(), CEMConfig(energy_weight=1.0), hurry)
+    with pytest.raises(InputError, match="energy weight: -1"):
+        CEMConfig(energy_weight=-1.0)

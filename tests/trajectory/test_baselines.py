@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from ebm_traj.core.annealing import AnnealConfig
-from ebm_traj.core.checkpoint import load_json, load_tensors
+from ebm_traj.core.checkpoint import from_dict, load_json, load_tensors
 from ebm_traj.core.ema import EMA
 from ebm_traj.core.objectives import Batch
 from ebm_traj.errors import InputError
 from ebm_traj.spec import StateSpec
 from ebm_traj.trajectory.fc import FCConfig, FCModel
-from ebm_traj.trajectory.files import from_dict
 from ebm_traj.trajectory.flow import DiffusionConfig, DiffusionModel, FlowConfig, FlowModel, follow
 from ebm_traj.trajectory.gaussian import MEMBER, GaussianConfig, GaussianModel
 from ebm_traj.trajectory.mixture import MixtureConfig, MixtureModel
