@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
@@ -13,13 +12,14 @@ from ebm_traj.core.denoising import LEVEL
 from ebm_traj.core.energy import EnergyOfX, energy_and_gradient
 from ebm_traj.core.langevin import LangevinConfig, langevin, noise_like
 from ebm_traj.errors import InputError
-from ebm_traj.image.composition import SpriteModel
+from ebm_traj.image.composition import SpriteModel, to_picture
+from ebm_traj.image.composition_posteriors import WEIGHTS
 from ebm_traj.image.factor_energy import FACTORS, TOLD
 
 Way = Literal["sum", "product", "in turn", "joint"]
-"""sum: E(x) + sum_i w (E(x | c_i) - E(x)). product: sum_i E(x | c_i), no E(x) taken off. in turn: steps of
-E(x | c_1), then of E(x | c_2) and so on, as the code released with 1903.08689 does. joint: E(x | all c_i) of
-a model that is told all at once."""
+"""sum: E(x) + sum_i w (E_i(x | c_i) - E(x)). product: sum_i E_i(x | c_i), no E(x) taken off. in turn: steps
+of E_1(x | c_1), then of E_2(x | c_2) and so on, as the code released with 1903.08689 does. joint: the energy
+that is told all at once."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,56 +57,39 @@ class CompositionSampling:
         return path.levels
 
     def gradients(self, way: Way) -> int:
-        """Gradients of the network that one picture costs."""
+        """Gradients of a network (the energy's, the posteriors') that one picture costs."""
         steps = self.corrector.gradients
         if way == "in turn":
-            return self.levels * (len(FACTORS) * steps + 1)
-        energies = {"sum": len(FACTORS) + 1, "product": len(FACTORS), "joint": 1}[way]
-        return energies * self.levels * (steps + 1)
-
-
-def energies_of(model: SpriteModel, asked: Tensor, told: Tensor, sigma: float) -> Callable[[Tensor], Tensor]:
-    """x (B, 1, H, W) to energies (K, B), each told its own factors (K, 4) of those asked for (B, 5)."""
-    kinds = len(told)
-    factors = asked.repeat(kinds, 1)
-    masks = told.repeat_interleave(len(asked), 0)
-    level = asked.new_full((len(factors),), sigma)
-
-    def evaluate(x: Tensor) -> Tensor:
-        many = x.repeat(kinds, 1, 1, 1)
-        return model.energy(many, {LEVEL: level, "factors": factors, TOLD: masks}).view(kinds, -1)
-
-    return evaluate
+            return 2 * self.levels * (len(FACTORS) * steps + 1)
+        return (1 if way == "joint" else 2) * self.levels * (steps + 1)
 
 
 def composed(
     model: SpriteModel, asked: Tensor, way: Way, sigma: float, weight: float = 1.0
 ) -> list[EnergyOfX]:
-    """The energies at one level: one, or with `in turn` as many as there are factors.
-
-    Raises InputError if the model was told too much or too little for the way.
-    """
+    """Energies of x (B, 1, H, W) at one level for factors asked (B, 5): one, or with `in turn` one for each
+    factor. Raises InputError on an unknown way."""
     if way not in get_args(Way):
         raise InputError(f"way of composing: '{way}'; accepted are {', '.join(get_args(Way))}")
-    needs = "all" if way == "joint" else "one"
-    if model.telling != needs:
-        raise InputError(
-            f"way of composing: '{way}' needs a model told {needs}; this one is told {model.telling}"
-        )
-    one = torch.eye(len(FACTORS))
+    level = asked.new_full((len(asked),), sigma)
 
-    def told_rows(masks: Tensor) -> EnergyOfX:
-        return lambda x: energies_of(model, asked, masks, sigma)(x).sum(0)
+    def part(weights: list[float], plain: float = 1.0) -> EnergyOfX:
+        """plain E(x) + sum_i weight_i f_i(x, c_i)."""
+        condition = {
+            LEVEL: level,
+            "factors": asked,
+            WEIGHTS: asked.new_tensor(weights).expand(len(asked), -1),
+        }
+        return lambda x: plain * model.energy(x, {LEVEL: level}) + model.posteriors(x, condition)
 
     if way == "joint":
-        return [told_rows(torch.ones(1, len(FACTORS)))]
+        told = {LEVEL: level, "factors": asked, TOLD: torch.ones_like(level)}
+        return [lambda x: model.energy(x, told)]
     if way == "in turn":
-        return [told_rows(row[None]) for row in one]
+        return [part(row) for row in torch.eye(len(FACTORS)).tolist()]
     if way == "product":
-        return [told_rows(one)]
-    told = torch.cat([torch.zeros(1, len(FACTORS)), one])
-    weights = torch.tensor([1 - weight * len(FACTORS), *[weight] * len(FACTORS)])
-    return [lambda x: weights @ energies_of(model, asked, told, sigma)(x)]
+        return [part([1.0] * len(FACTORS), float(len(FACTORS)))]
+    return [part([weight] * len(FACTORS))]
 
 
 def sample_sprites(
@@ -147,6 +130,6 @@ def _walk(
         # one Euler step of the probability flow; the last one denoises. In turn: of the last energy
         denoised = x - sigma**2 * energy_and_gradient(energies[-1], x)[1]
         if record:
-            seen.append(model.to_picture(denoised))
+            seen.append(to_picture(denoised))
         x = denoised + lower / sigma * (x - denoised)
-    return model.to_picture(x), torch.stack(seen) if record else x.new_empty(0, *x.shape)
+    return to_picture(x), torch.stack(seen) if record else x.new_empty(0, *x.shape)

@@ -42,13 +42,15 @@ class StudyWay:
 
 def ways_of(sampling: CompositionSampling) -> list[StudyWay]:
     """The sum, what is left when a part of it is taken away, and the ways to compare it with."""
+    plain = dataclasses.replace(sampling, weight=1.0)
     still = dataclasses.replace(sampling, corrector=LangevinConfig(steps=0))
     return [
-        StudyWay("sum of single-factor energies", "sum", sampling),
+        StudyWay(f"sum of single-factor energies, w = {sampling.weight:g}", "sum", sampling),
+        *([StudyWay("the same, w = 1", "sum", plain)] if sampling.weight != 1 else []),
         StudyWay("the same without Langevin steps", "sum", still),
-        StudyWay("product of the four, E(x) not taken off", "product", sampling),
-        StudyWay("stepping through the four in turn (released code)", "in turn", sampling),
-        StudyWay("one energy told all factors", "joint", sampling),
+        StudyWay("product of the four, E(x) not taken off", "product", plain),
+        StudyWay("stepping through the four in turn (released code)", "in turn", plain),
+        StudyWay("one energy told all factors", "joint", plain),
     ]
 
 
@@ -90,8 +92,7 @@ def overlap(pictures: Tensor, drawn: Tensor) -> Array:
 
 
 def study(
-    single: SpriteModel,
-    joint: SpriteModel,
+    model: SpriteModel,
     probe: SpriteProbe,
     ways: Sequence[StudyWay],
     counts: Mapping[Kind, int],
@@ -103,9 +104,8 @@ def study(
     rows = []
     for kind, count in counts.items():
         asked = draw_factors(count, np.random.default_rng(derive_seed(seed, "asked", kind)), kind)
-        drawn = torch.from_numpy(draw_pictures(asked, single.energy.config.pixels))
+        drawn = torch.from_numpy(draw_pictures(asked, model.energy.config.pixels))
         for way in ways:
-            model = joint if way.way == "joint" else single
             generator = seeded_generator("cpu", seed, "compose", kind)  # every way starts from the same noise
             x, _ = sample_sprites(model, torch.from_numpy(asked), way.way, way.sampling, generator=generator)
             rows.append(_row(way, kind, x, drawn, asked, probe))
@@ -148,7 +148,8 @@ LEGEND = (
     "that each pair of these is seen; and a *pair*, hearts of the largest size. Read by a probe trained on "
     "all combinations: right are the shape, the nearest of three sizes, the position within 3/4 of a pixel "
     "across and down, the rotation within 15 degrees modulo the shape's symmetry. Overlap: median "
-    "intersection over union with the sprite asked for. Gradients: of the network, per picture."
+    "intersection over union with the sprite asked for. Gradients: of a network, per picture; "
+    "the sum has two networks, E(x) and the posteriors of single factors."
 )
 
 

@@ -44,6 +44,11 @@ class ContinualConfig:
     """Of the label energy."""
     softmax: SoftmaxConfig = dataclasses.field(default_factory=SoftmaxConfig)
     """Of fine-tuning, replay and the upper bound."""
+    replay: ClassEnergyConfig = dataclasses.field(
+        default_factory=lambda: ClassEnergyConfig(width=128, batch_size=8, sigma_min=3.0, sigma_max=20.0)
+    )
+    """Class energies that generate what is replayed: the highest level is far above the pictures' distance
+    from 0, where their chains start, and at the lowest one a small network still takes off all noise."""
     own_learning_rate: float = 1e-3
     """Of fine-tuning with the softmax over the batch's classes."""
     ewc_penalty: float = 100.0
@@ -70,7 +75,7 @@ def learners(size: int, classes: int, config: ContinualConfig) -> dict[str, Call
             size, classes, replace(own, penalty=config.ewc_own_penalty), seed
         ),
         "softmax, replay of what class energies generate": lambda seed: SoftmaxLearner(
-            size, classes, plain, seed, ClassEnergies(size, classes, config.classes, seed)
+            size, classes, plain, seed, ClassEnergies(size, classes, config.replay, seed)
         ),
         "Gaussian class energies, closed form": lambda seed: GaussianClasses(size, classes, config.shrinkage),
         JOINT: lambda seed: SoftmaxLearner(size, classes, plain, seed),

@@ -1,4 +1,4 @@
-"""A noise-conditional energy of sprites that is told any one, all or none of their factors."""
+"""A noise-conditional energy of sprites that is told all of their factors, or nothing."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,9 +14,10 @@ from ebm_traj.errors import InputError
 FACTORS = ("shape", "size", "position", "rotation")
 """What a picture is conditioned on; position is both coordinates."""
 TOLD = "told"
-"""Name in a condition of the mask (B, 4) of factors that the energy is told."""
+"""Name in a condition of the mask (B,): 1 where the energy is told the factors, 0 where nothing."""
 FEATURES = {"shape": 3, "size": 5, "position": 18, "rotation": 6}
 """Width of each factor's features, see `features`."""
+LEVEL_FEATURES = 7
 PATCHES = 8
 
 
@@ -55,6 +56,12 @@ def features(factors: Tensor) -> Tensor:
     )
 
 
+def level_features(level: Tensor) -> Tensor:
+    """(B, 7) smooth features of levels (B,)."""
+    log = level.log()[:, None] / 4
+    return torch.cat([log, *_waves(log, 3)], 1)
+
+
 def _waves(x: Tensor, count: int) -> list[Tensor]:
     return [wave(torch.pi * 2**k * x) for k in range(count) for wave in (torch.cos, torch.sin)]
 
@@ -79,7 +86,7 @@ class FactorEnergy(Energy):
     """E(x, s | c) = |x - h(x, s, c)|^2 / (2 s^2), of pictures x (B, 1, H, W) of unit spread.
 
     h is a small U-Net with the scales of Karras et al. 2022, the energy that of Du et al. 2023, section 5.
-    The condition holds `level` (B,), and, where anything is told, `factors` (B, 5) and `told` (B, 4); what is
+    The condition holds `level` (B,), and, where anything is told, `factors` (B, 5) and `told` (B,); what is
     not told does not reach the network.
     """
 
@@ -89,7 +96,7 @@ class FactorEnergy(Energy):
         width, deep, emb = config.channels, 2 * config.channels, config.embedding
         patch, side = config.pixels // PATCHES, PATCHES // 2
         self.embed = nn.Sequential(
-            nn.Linear(sum(FEATURES.values()) + len(FACTORS) + 7, emb),
+            nn.Linear(sum(FEATURES.values()) + 1 + LEVEL_FEATURES, emb),
             nn.SiLU(),
             nn.Linear(emb, emb),
             nn.SiLU(),
@@ -119,14 +126,12 @@ class FactorEnergy(Energy):
         return off.square().flatten(1).sum(1) / (2 * level**2)
 
     def _embedding(self, level: Tensor, condition: Condition) -> Tensor:
-        log = level.log()[:, None] / 4
-        parts = [log, *_waves(log, 3)]
+        parts = [level_features(level)]
         if TOLD in condition:
-            told = condition[TOLD].to(level.dtype)
-            each = told.repeat_interleave(torch.tensor(list(FEATURES.values()), device=told.device), 1)
-            parts += [features(condition["factors"].to(level.dtype)) * each, told]
+            told = condition[TOLD].to(level.dtype)[:, None]
+            parts += [features(condition["factors"].to(level.dtype)) * told, told]
         else:
-            parts.append(level.new_zeros(len(level), sum(FEATURES.values()) + len(FACTORS)))
+            parts.append(level.new_zeros(len(level), sum(FEATURES.values()) + 1))
         return self.embed(torch.cat(parts, 1))
 
     def _network(self, x: Tensor, embedding: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ import matplotlib
 from torch import nn
 
 from ebm_traj.atomic import write_atomically
+from ebm_traj.errors import InputError
 from ebm_traj.image.denoiser import DenoiserEnergy
-from ebm_traj.image.robustness import AROUND, ENERGY, ORDINARY, REFINED, TRAINED, Curves, areas
+from ebm_traj.image.robustness import AROUND, ENERGY, ORDINARY, REFINED, TRAINED, Curves, Point, areas
 from ebm_traj.image.same_network import SameNetwork
 from ebm_traj.theme import LIGHT, Theme, save, style
 
@@ -89,20 +90,43 @@ def tables(found: Curves) -> str:
 
 def picture(found: Curves, theme: Theme = LIGHT) -> bytes:
     """PNG: accuracy against radius, a panel for each norm."""
+    return picture_of_studies({"": found}, theme)
+
+
+def picture_of_studies(studies: Mapping[str, Curves], theme: Theme = LIGHT) -> bytes:
+    """PNG: the panels of several studies below each other, each under its name."""
     from matplotlib.figure import Figure
 
+    wide = max(len(found) for found in studies.values())
     with style(theme):
-        figure = Figure(figsize=(4.1 * len(found) + 0.4, 3.3))
-        panels = figure.subplots(1, len(found), squeeze=False, sharey=True)[0]
-        for at, (norm, arms) in zip(panels, found.items(), strict=True):
-            _panel(at, arms, theme)
-            at.set_xlabel(f"radius, {NORMS[norm]}, pixels in [0, 1]")
-        panels[0].set_ylabel("read rightly, %")
-        panels[0].set_ylim(-2, 102)
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.tight_layout(rect=(0, 0.13, 1, 1))
+        height = 2.75 * len(studies) + 0.55
+        figure = Figure(figsize=(4.1 * wide + 0.4, height))
+        rows = figure.subplots(len(studies), wide, squeeze=False, sharey=True)
+        for panels, (name, found) in zip(rows, studies.items(), strict=True):
+            for at, (norm, arms) in zip(panels, found.items(), strict=False):
+                _panel(at, arms, theme)
+                at.set_title(name)
+                at.set_xlabel(f"radius, {NORMS[norm]}, pixels in [0, 1]")
+            for empty in panels[len(found) :]:
+                empty.set_axis_off()
+            panels[0].set_ylabel("read rightly, %")
+        rows[0][0].set_ylim(-2, 102)
+        handles, labels = rows[0][0].get_legend_handles_labels()
+        figure.tight_layout(rect=(0, 0.43 / height, 1, 1))
         figure.legend(handles, labels, loc="lower center", ncols=3, fontsize=8.5)
         return save(figure, "png")
+
+
+def read_curves(folder: Path) -> Curves:
+    """The curves of a report that `write_report` wrote into the folder."""
+    path = folder / FIGURES
+    if not path.is_file():
+        raise InputError(f"report {folder}: {FIGURES} is missing; needed is a folder of `image.py attack`")
+    found = json.loads(path.read_text())["accuracy"]
+    return {
+        norm: {name: [Point(**point) for point in points] for name, points in arms.items()}
+        for norm, arms in found.items()
+    }
 
 
 def _panel(at: matplotlib.axes.Axes, arms: dict[str, Any], theme: Theme) -> None:

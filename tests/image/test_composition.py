@@ -10,40 +10,64 @@ import torch
 
 from ebm_traj.core.denoising import LEVEL, DenoisingConfig
 from ebm_traj.core.langevin import LangevinConfig
+from ebm_traj.core.objectives import Batch
 from ebm_traj.core.seeding import seeded_generator
 from ebm_traj.core.trainer import TRAINING_FILE, TrainerConfig
 from ebm_traj.errors import InputError
 from ebm_traj.image.composition import (
-    FactorTrainingConfig,
+    EnergyTrainingConfig,
+    PosteriorTrainingConfig,
+    SeenSprites,
     SpriteModel,
-    load_sprites,
-    told_mask,
-    train_sprites,
+    load_energy,
+    load_posteriors,
+    to_picture,
+    to_unit,
+    train_energy,
+    train_posteriors,
+)
+from ebm_traj.image.composition_posteriors import (
+    PLACE_BLUR,
+    TURN_BLUR,
+    WEIGHTS,
+    FactorPosteriors,
+    PosteriorLoss,
+    PosteriorNetConfig,
+    alternatives,
+    blurred,
+    centred,
 )
 from ebm_traj.image.composition_sampling import CompositionSampling, composed, sample_sprites
 from ebm_traj.image.composition_study import overlap, wilson
 from ebm_traj.image.factor_energy import TOLD, FactorEnergy, FactorNetConfig
 from ebm_traj.image.probe import ProbeConfig, SpriteProbe, load_probe, quarter_turned, train_probe
-from ebm_traj.image.sprite_world import draw_factors, draw_pictures, kind_of, read_right, third
+from ebm_traj.image.sprite_world import (
+    PLACES,
+    draw_factors,
+    draw_pictures,
+    kind_of,
+    read_right,
+    third,
+)
 
 NET = FactorNetConfig(pixels=16, channels=4, embedding=16)
 TRAINER = TrainerConfig(
     iterations=6, warmup=1, log_every=2, checkpoint_every=3, validate_every=0, ema_decay=0.9
 )
-TINY = FactorTrainingConfig(
-    pictures=40,
-    network=NET,
-    denoising=DenoisingConfig(batch_size=8, sigma_min=0.05, sigma_max=20.0, log_sigma_mean=0.5),
-    trainer=TRAINER,
-)
+LEVELS = DenoisingConfig(batch_size=8, sigma_min=0.05, sigma_max=20.0, log_sigma_mean=0.5)
+TINY = EnergyTrainingConfig(pictures=40, network=NET, denoising=LEVELS, trainer=TRAINER)
+READS = PosteriorNetConfig(pixels=16, channels=4, embedding=8, code=6)
+TINY_READS = PosteriorTrainingConfig(pictures=40, network=READS, levels=LEVELS, trainer=TRAINER)
 SAMPLING = CompositionSampling(levels=3, sigma_max=20.0, corrector=LangevinConfig(steps=1, step_size=0.1))
 
 
-def model_of(telling):
+def model_of(dtype=torch.float64):
     torch.manual_seed(0)
-    energy = FactorEnergy(NET).double()
+    energy, posteriors = FactorEnergy(NET), FactorPosteriors(READS)
     torch.nn.init.normal_(energy.leave.weight, std=0.1)
-    return SpriteModel(energy.requires_grad_(False), -0.7, 0.6, telling)
+    for module in (energy, posteriors):
+        module.to(dtype).requires_grad_(False)
+    return SpriteModel(energy, posteriors)
 
 
 def factors_of(count=3, kind="any"):
@@ -97,106 +121,188 @@ def test_reading_allows_for_symmetry_and_tolerance():
         assert right.shares()["all"] == 0
 
 
-def test_an_energy_knows_only_what_it_is_told():
-    energy = model_of("one").energy
+def test_an_energy_that_is_told_nothing_knows_nothing():
+    energy = model_of().energy
     x = torch.randn(2, 1, 16, 16, dtype=torch.float64)
     level = torch.full((2,), 1.5, dtype=torch.float64)
     one, other = torch.from_numpy(factors_of(4)[:2]), torch.from_numpy(factors_of(4)[2:])
-    other[:, 1] = one[:, 1]  # the same sizes, all else differs
-    told = torch.tensor([[0.0, 1, 0, 0]]).repeat(2, 1)
 
-    def value(factors, mask):
-        return energy(x, {LEVEL: level, "factors": factors, TOLD: mask})
+    def value(factors, told):
+        return energy(x, {LEVEL: level, "factors": factors, TOLD: torch.full((2,), told)})
 
-    torch.testing.assert_close(value(one, told), value(other, told))
-    assert not torch.allclose(value(one, torch.ones(2, 4)), value(other, torch.ones(2, 4)))
-    torch.testing.assert_close(value(one, torch.zeros(2, 4)), energy(x, {LEVEL: level}))
+    torch.testing.assert_close(value(one, 0.0), value(other, 0.0))
+    torch.testing.assert_close(value(one, 0.0), energy(x, {LEVEL: level}))
+    assert not torch.allclose(value(one, 1.0), value(other, 1.0))
 
 
-def test_the_gradient_of_an_energy_is_right():
-    energy = model_of("one").energy
+def test_a_posterior_knows_only_its_factor():
+    posteriors = model_of().posteriors
+    x = torch.randn(2, 1, 16, 16, dtype=torch.float64)
+    level = torch.full((2,), 1.5, dtype=torch.float64)
+    one = torch.tensor([[0, 0.0, 0.3, 0.2, 0.9], [1, 0.5, 1.3, 0.4, 0.1]], dtype=torch.float64)
+    columns = {0: [0], 1: [1], 2: [3, 4], 3: [2]}
+    for index, own in columns.items():
+        other = torch.tensor([[2, 1.0, 2.5, 0.7, 0.3], [2, 1.0, 2.1, 0.8, 0.6]], dtype=torch.float64)
+        other[:, own] = one[:, own]
+        told = posteriors.each(x, level, one)
+        same = posteriors.each(x, level, other)
+        torch.testing.assert_close(told[:, index], same[:, index])
+        for another in set(range(4)) - {index}:
+            assert not torch.allclose(told[:, another], same[:, another])
+    weights = torch.tensor([[1.0, 0, 2, 0], [0, 0.5, 0, 0]], dtype=torch.float64)
+    found = posteriors(x, {LEVEL: level, "factors": one, WEIGHTS: weights})
+    torch.testing.assert_close(found, (posteriors.each(x, level, one) * weights).sum(1))
+
+
+def test_posteriors_are_normalised():
+    posteriors = model_of().posteriors
+    for parameter in posteriors.say.parameters():  # far from uniform
+        parameter.mul_(3)
+    offset = torch.full((3,), 0.5, dtype=torch.float64)
+    for index, rows in enumerate(alternatives(offset)):
+        x = torch.randn(1, 1, 16, 16, dtype=torch.float64).expand(len(rows), -1, -1, -1)
+        energies = posteriors.each(x, offset.new_ones(len(rows)), rows)[:, index]
+        assert float(energies.std()) > 1e-3
+        # energies are relative to the uniform law over the alternatives
+        assert float((-energies).exp().mean()) == pytest.approx(1)
+
+
+def test_centring_undoes_moves_and_keeps_noise_white():
+    x = torch.randn(2, 1, 16, 16, dtype=torch.float64)
+    place = torch.tensor([[0.5, 0.5], [0.1, 0.8]], dtype=torch.float64)
+    torch.testing.assert_close(centred(x, place)[0], x[0])
+    # two pixels down, four to the left
+    moved = place + torch.tensor([-4, 2], dtype=torch.float64) / 16 / (PLACES[1] - PLACES[0])
+    torch.testing.assert_close(centred(x.roll((2, -4), (2, 3)), moved), centred(x, place))
+    white = torch.randn(500, 1, 16, 16)
+    apart = centred(white, torch.rand(500, 2))
+    assert float(apart.std()) == pytest.approx(1, abs=0.02)
+    assert abs(float((apart[..., 1:] * apart[..., :-1]).mean())) < 0.01
+
+
+def test_a_sprite_comes_to_the_centre():
+    factors = np.array([[2, 1.0, 0.7, 0.1, 0.9]])
+    x = torch.from_numpy(draw_pictures(factors))
+    found = centred(x, torch.tensor([[0.1, 0.9]]))
+    middle = torch.from_numpy(draw_pictures(np.array([[2, 1.0, 0.7, 0.5, 0.5]])))
+    assert float((found - middle).abs().mean()) < 0.4 * float((x - middle).abs().mean())
+
+
+def test_places_and_rotations_are_told_with_noise():
+    factors = torch.from_numpy(factors_of(1)).float().repeat(4000, 1)
+    noise = blurred(factors, seeded_generator("cpu", 0)) - factors
+    assert (noise[:, :2] == 0).all()
+    np.testing.assert_allclose(noise[:, 2].std(), TURN_BLUR, rtol=0.05)
+    np.testing.assert_allclose(noise[:, 3:].std(0), PLACE_BLUR, rtol=0.05)
+
+
+def test_cross_entropy_teaches_what_there_is_to_read():
+    """Of a bright or a dark picture alone, the size can be told, and the loss falls to that of knowing it."""
+    torch.manual_seed(0)
+    posteriors = FactorPosteriors(READS)
+    loss = PosteriorLoss(posteriors, dataclasses.replace(LEVELS, batch_size=32, sigma_max=0.1))
+    optimizer = torch.optim.Adam(posteriors.parameters(), lr=1e-2)
+    generator = seeded_generator("cpu", 0)
+    for _ in range(60):
+        factors = torch.from_numpy(factors_of(32)).float()
+        x = (2 * factors[:, 1] - 1).view(-1, 1, 1, 1).expand(-1, 1, 16, 16)
+        total, figures = loss(Batch(x, {"factors": factors}), generator)
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+    assert float(figures["size"]) < -0.8  # -log 3 at best
+
+
+@pytest.mark.parametrize("which", ["energy", "posteriors"])
+def test_gradients_are_right(which):
+    module = getattr(model_of(), which)
     x = torch.randn(1, 1, 16, 16, dtype=torch.float64, requires_grad=True)
-    condition = {LEVEL: torch.tensor([0.7], dtype=torch.float64)}
-    (slope,) = torch.autograd.grad(energy(x, condition).sum(), x)
+    condition = {LEVEL: torch.tensor([0.7], dtype=torch.float64), "factors": torch.from_numpy(factors_of(1))}
+    condition |= {TOLD: torch.ones(1), WEIGHTS: torch.ones(1, 4)}
+    (slope,) = torch.autograd.grad(module(x, condition).sum(), x)
     step = torch.randn_like(x) * 1e-5
     with torch.no_grad():
-        difference = energy(x + step, condition) - energy(x - step, condition)
+        difference = module(x + step, condition) - module(x - step, condition)
     assert float((slope * step).sum() * 2) == pytest.approx(float(difference), rel=1e-5)
 
 
 def test_the_sum_is_the_sum():
-    model = model_of("one")
+    """Of E_i = E + f_i: sum_i E_i less as many E(x) as leave one."""
+    model = model_of()
     asked = torch.from_numpy(factors_of(2))
     x = torch.randn(2, 1, 16, 16, dtype=torch.float64)
     level = torch.full((2,), 2.0, dtype=torch.float64)
-
-    def told(mask):
-        masks = torch.tensor([mask], dtype=torch.float64).repeat(2, 1)
-        return model.energy(x, {LEVEL: level, "factors": asked, TOLD: masks})
-
-    nothing, single = told([0, 0, 0, 0]), [told([int(i == k) for i in range(4)]) for k in range(4)]
-    model_32 = dataclasses.replace(model, energy=model.energy.float())
-    x32, asked32 = x.float(), asked.float()
+    nothing = model.energy(x, {LEVEL: level})
+    each = model.posteriors.each(x, level, asked)
+    single = [nothing + each[:, index] for index in range(4)]
     for way, weight, expected in (
-        ("sum", 1.0, nothing + sum(e - nothing for e in single)),
+        ("sum", 1.0, sum(single) - 3 * nothing),
         ("sum", 1.5, nothing + 1.5 * sum(e - nothing for e in single)),
         ("product", 1.0, sum(single)),
     ):
-        (found,) = composed(model_32, asked32, way, 2.0, weight)
-        torch.testing.assert_close(found(x32), expected.float(), rtol=1e-3, atol=0.5)
-    turn = composed(model_32, asked32, "in turn", 2.0)
-    for energy, expected in zip(turn, single, strict=True):
-        torch.testing.assert_close(energy(x32), expected.float(), rtol=1e-3, atol=0.1)
-    with pytest.raises(InputError, match="needs a model told all"):
-        composed(model_32, asked32, "joint", 2.0)
+        (found,) = composed(model, asked, way, 2.0, weight)
+        torch.testing.assert_close(found(x), expected)
+    for energy, expected in zip(composed(model, asked, "in turn", 2.0), single, strict=True):
+        torch.testing.assert_close(energy(x), expected)
+    (joint,) = composed(model, asked, "joint", 2.0)
+    told = {LEVEL: level, "factors": asked, TOLD: torch.ones(2)}
+    torch.testing.assert_close(joint(x), model.energy(x, told))
     with pytest.raises(InputError, match="'both'; accepted are sum, product"):
-        composed(model_32, asked32, "both", 2.0)
+        composed(model, asked, "both", 2.0)
 
 
 def test_sampling_follows_a_known_energy():
-    """With a network that says nothing the energy is a Gaussian's, and so are the samples."""
-    energy = FactorEnergy(NET).requires_grad_(False)  # its last layer is 0
-    model = SpriteModel(energy, 0.0, 0.1, "one")
+    """With networks that say nothing the energy is a Gaussian's, and so are the samples."""
+    model = model_of(torch.float32)
+    torch.nn.init.zeros_(model.energy.leave.weight)
+    torch.nn.init.zeros_(model.energy.leave.bias)
+    for parameter in model.posteriors.say.parameters():
+        torch.nn.init.zeros_(parameter)
     config = dataclasses.replace(SAMPLING, levels=12, corrector=LangevinConfig(steps=2, step_size=0.2))
     asked = torch.from_numpy(factors_of(4))
     x, trace = sample_sprites(model, asked, "sum", config, generator=seeded_generator("cpu", 0), record=True)
-    # E is not |x|^2 / 2 (1 + s^2) but |x s^2 / (1 + s^2)|^2 / 2 s^2: the denoised x is that of its gradient
     assert x.shape == (4, 1, 16, 16)
     assert trace.shape == (12, 4, 1, 16, 16)
-    assert 0.05 < float(x.std()) < 0.2
+    # E is not |x|^2 / 2 (1 + s^2) but |x s^2 / (1 + s^2)|^2 / 2 s^2: the denoised x is that of its gradient
+    inside = to_unit(x)[(x > -1) & (x < 1)]
+    assert 0.2 < float(inside.std()) < 1.5
     again, _ = sample_sprites(model, asked, "sum", config, generator=seeded_generator("cpu", 0))
     assert torch.equal(x, again)
-    assert config.gradients("sum") == 5 * 12 * 3
+    assert config.gradients("sum") == config.gradients("product") == 2 * 12 * 3
     assert config.gradients("joint") == 12 * 3
-    assert config.gradients("in turn") == 12 * (4 * 2 + 1)
+    assert config.gradients("in turn") == 2 * 12 * (4 * 2 + 1)
 
 
-def test_rows_are_told_one_factor_or_none():
-    generator = seeded_generator("cpu", 0)
-    told = told_mask(4000, "one", 0.25, generator)
-    assert set(told.sum(1).tolist()) == {0.0, 1.0}
-    assert float((told.sum(1) == 0).float().mean()) == pytest.approx(0.25, abs=0.03)
-    np.testing.assert_allclose(told.mean(0), 0.75 / 4, atol=0.03)
-    assert (told_mask(3, "all", 0.25, generator) == 1).all()
+def test_pictures_have_unit_spread_and_are_seen():
+    rows = SeenSprites(2000, 16, 0)
+    assert float(rows.x.mean()) == pytest.approx(0, abs=0.02)
+    assert float(rows.x.std()) == pytest.approx(1, abs=0.02)
+    assert (kind_of(rows.factors.double().numpy()) == "seen").all()
+    x, factors = rows.draw(50, seeded_generator("cpu", 0))
+    drawn = torch.from_numpy(draw_pictures(factors.double().numpy()))
+    assert float((to_picture(x) - drawn).abs().mean()) < 1e-4
 
 
-def test_training_resumes_to_the_same_weights_and_loads(tmp_path):
-    whole = train_sprites(TINY, "one", tmp_path / "whole")
-    short = dataclasses.replace(TINY, trainer=dataclasses.replace(TRAINER, iterations=6))
-    train_sprites(short, "one", tmp_path / "cut")
+@pytest.mark.parametrize(
+    ("train", "load", "config"),
+    [(train_energy, load_energy, TINY), (train_posteriors, load_posteriors, TINY_READS)],
+)
+def test_training_resumes_to_the_same_weights_and_loads(tmp_path, train, load, config):
+    whole = train(config, tmp_path / "whole")
+    train(config, tmp_path / "cut")
     # as if it had been killed: only the checkpoint is there
     (tmp_path / "cut" / "settings.json").unlink()
-    again = train_sprites(short, "one", tmp_path / "cut", resume=True)
-    loaded = load_sprites(tmp_path / "cut")
+    again = train(config, tmp_path / "cut", resume=True)
     x, level = torch.randn(2, 1, 16, 16), torch.ones(2)
-    for model in (again, loaded):
-        torch.testing.assert_close(model.energy(x, {LEVEL: level}), whole.energy(x, {LEVEL: level}))
-    assert (loaded.centre, loaded.spread, loaded.telling) == (whole.centre, whole.spread, "one")
+    condition = {LEVEL: level, "factors": torch.from_numpy(factors_of(2)).float()}
+    condition |= {TOLD: torch.ones(2), WEIGHTS: torch.ones(2, 4)}
+    for module in (again, load(tmp_path / "cut")):
+        torch.testing.assert_close(module(x, condition), whole(x, condition))
     with pytest.raises(InputError, match="exists already"):
-        train_sprites(TINY, "one", tmp_path / "whole")
-    other = dataclasses.replace(TINY, untold=0.5)
-    with pytest.raises(InputError, match=r"untold is 0\.5 now and was 0\.2"):
-        train_sprites(other, "one", tmp_path / "whole", resume=True)
+        train(config, tmp_path / "whole")
+    other = dataclasses.replace(config, pictures=50)
+    with pytest.raises(InputError, match="pictures is 50 now and was 40"):
+        train(other, tmp_path / "whole", resume=True)
     assert (tmp_path / "whole" / TRAINING_FILE).is_file()
 
 
@@ -238,15 +344,17 @@ def test_scores_of_the_study():
     [
         (lambda: FactorNetConfig(pixels=20), "multiples of 16"),
         (lambda: FactorNetConfig(channels=0), "channels: 0"),
-        (lambda: FactorTrainingConfig(pictures=1), "a batch and more"),
-        (lambda: FactorTrainingConfig(untold=1.0), "untold: 1.0"),
+        (lambda: EnergyTrainingConfig(pictures=1), "a batch and more"),
+        (lambda: EnergyTrainingConfig(untold=1.0), "untold: 1.0"),
+        (lambda: PosteriorTrainingConfig(pictures=1), "a batch and more"),
+        (lambda: PosteriorNetConfig(pixels=14), "multiples of 4"),
+        (lambda: PosteriorNetConfig(channels=1), "channels: 1; accepted are 2"),
         (lambda: CompositionSampling(levels=1), "levels: 1"),
         (lambda: CompositionSampling(weight=0), "weight: 0"),
         (lambda: CompositionSampling(sigma_min=100.0), "sigma_min <= sigma_max"),
         (lambda: ProbeConfig(pixels=12), "multiples of 8"),
         (lambda: factors_of(0), "sprites: 0"),
         (lambda: factors_of(1, "all"), "accepted are seen"),
-        (lambda: train_sprites(TINY, "two", None), "accepted are one, all"),
     ],
 )
 def test_bad_input_is_answered(make, message):
@@ -263,27 +371,29 @@ def command(*argv):
 
 def test_the_command_trains_composes_resumes_and_refuses(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("ebm_traj.image.probe.probe_accuracy", lambda probe, pixels: {"all": 1.0})
-    tiny = "--samples 8 --other-samples 8 --training.pictures 70 --training.network.pixels 16"
-    tiny += " --training.network.channels 4 --training.network.embedding 8 --training.trainer.iterations 2"
-    tiny += " --training.denoising.batch-size 4 --probe.pixels 16 --probe.channels 2 --probe.pictures 10"
+    tiny = "--samples 8 --other-samples 8 --energy.pictures 70 --energy.network.channels 4"
+    tiny += " --energy.network.embedding 8 --energy.trainer.iterations 2 --energy.denoising.batch-size 4"
+    tiny += " --posteriors.pictures 70 --posteriors.network.channels 4 --posteriors.trainer.iterations 2"
+    tiny += " --posteriors.levels.batch-size 4 --sampling.weight 1.5"
+    tiny += " --probe.pixels 16 --probe.channels 2 --probe.pictures 10"
     tiny += " --probe.batch-size 4 --probe.trainer.iterations 2 --sampling.levels 2"
     tiny += " --sampling.corrector.steps 1"
     out = tmp_path / "out"
     command("--out", out, *tiny.split())
     content = json.loads((out / "composition.json").read_text())
-    assert len(content["rows"]) == 15
+    assert len(content["rows"]) == 18
     assert {row["kind"] for row in content["rows"]} == {"triple", "pair", "seen"}
     assert all(0 <= row["shares"]["all"] <= 1 for row in content["rows"])
     assert (out / "composition.png").stat().st_size > 2000
     assert "all four" in (out / "composition.md").read_text()
-    before = (out / "one" / "model.safetensors").stat().st_mtime_ns
+    before = (out / "energy" / "model.safetensors").stat().st_mtime_ns
     command("--out", out, *tiny.split(), "--resume")
-    assert (out / "one" / "model.safetensors").stat().st_mtime_ns == before
+    assert (out / "energy" / "model.safetensors").stat().st_mtime_ns == before
     capsys.readouterr()
     for argv, message in (
         (("--out", out), "exists"),
         (("--out", tmp_path / "new", "--samples", "3"), "accepted are 8 and more"),
-        (("--out", tmp_path / "new", "--probe.pixels", "32"), "the energies' pictures have 16"),
+        (("--out", tmp_path / "new", "--probe.pixels", "32"), "the energy's pictures have 16"),
     ):
         with pytest.raises(SystemExit) as stop:
             command(*argv)

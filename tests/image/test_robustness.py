@@ -26,7 +26,13 @@ from ebm_traj.image.robustness import (
     energy_arms,
     plain_logits,
 )
-from ebm_traj.image.robustness_report import FIGURE, FIGURES, write_report
+from ebm_traj.image.robustness_report import (
+    FIGURE,
+    FIGURES,
+    picture_of_studies,
+    read_curves,
+    write_report,
+)
 from ebm_traj.image.same_network import SameNetwork, class_logits, load_any_classifier, training_attack
 
 SMALL = NetworkConfig(channels=(8, 12), embedding=8, patch=2)
@@ -110,6 +116,11 @@ def test_a_study_holds_the_attack_around_beside_the_one_through(model, tmp_path)
     saved = json.loads((tmp_path / "out" / FIGURES).read_text())
     assert saved["accuracy"]["linf"][ENERGY][0]["accuracy"] == 1.0
     assert (tmp_path / "out" / FIGURE).read_bytes().startswith(b"\x89PNG")
+    assert read_curves(tmp_path / "out") == found
+    both = picture_of_studies({"one": found, "two": {"linf": found["linf"]}})
+    assert both.startswith(b"\x89PNG") and len(both) > len(picture_of_studies({"one": found}))
+    with pytest.raises(InputError, match="attack.json is missing"):
+        read_curves(tmp_path)
     with pytest.raises(InputError, match="does not stand before it"):
         curves({REFINED: arms[REFINED]}, x, y, QUICK)
 

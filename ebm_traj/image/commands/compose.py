@@ -4,20 +4,26 @@ import dataclasses
 import json
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 from ebm_traj.errors import InputError
 from ebm_traj.image.composition import (
     SETTINGS,
-    FactorTrainingConfig,
+    EnergyTrainingConfig,
+    PosteriorTrainingConfig,
     SpriteModel,
-    Telling,
-    load_sprites,
-    train_sprites,
+    load_energy,
+    load_posteriors,
+    train_energy,
+    train_posteriors,
 )
 from ebm_traj.image.composition_sampling import CompositionSampling
 from ebm_traj.image.probe import SETTINGS as PROBE_SETTINGS
 from ebm_traj.image.probe import ProbeConfig, load_probe, train_probe
+
+M = TypeVar("M")
 
 
 @dataclasses.dataclass
@@ -25,13 +31,14 @@ class Args:
     """Arguments of the study of composition."""
 
     out: Path
-    """Folder for composition.md, .json and .png, the two energies and the probe; must not exist, unless
-    --resume."""
+    """Folder for composition.md, .json and .png, the energy, the posteriors and the probe; must not exist,
+    unless --resume."""
     samples: int = 200
     """Pictures of triples never shown, by each way."""
     other_samples: int = 100
     """Pictures of the pair never shown, and of seen combinations, by each way."""
-    training: FactorTrainingConfig = dataclasses.field(default_factory=FactorTrainingConfig)
+    energy: EnergyTrainingConfig = dataclasses.field(default_factory=EnergyTrainingConfig)
+    posteriors: PosteriorTrainingConfig = dataclasses.field(default_factory=PosteriorTrainingConfig)
     probe: ProbeConfig = dataclasses.field(default_factory=ProbeConfig)
     sampling: CompositionSampling = dataclasses.field(default_factory=CompositionSampling)
     seed: int = 0
@@ -41,49 +48,37 @@ class Args:
 
 
 def main(args: Args) -> None:
-    """Train an energy told one factor at a time, one told all, and a probe; compose; count what is right."""
+    """Train an energy, posteriors of single factors and a probe; compose; count what is right."""
     if args.out.exists() and not args.resume:
         raise InputError(f"{args.out}: exists; give another --out, or --resume to go on in it")
     if min(args.samples, args.other_samples) < 8:
         raise InputError(f"--samples {args.samples}, {args.other_samples}: accepted are 8 and more")
-    if args.probe.pixels != args.training.network.pixels:
-        raise InputError(
-            f"--probe.pixels {args.probe.pixels}: the energies' pictures have {args.training.network.pixels}"
-        )
+    pixels = args.energy.network.pixels
+    for name, found in (("probe", args.probe.pixels), ("posteriors.network", args.posteriors.network.pixels)):
+        if found != pixels:
+            raise InputError(f"--{name}.pixels {found}: the energy's pictures have {pixels}")
 
     import numpy as np
     import torch
 
     from ebm_traj.core.seeding import derive_seed, seeded_generator
+    from ebm_traj.image.composition_sampling import sample_sprites
     from ebm_traj.image.composition_study import LEGEND, study, table, ways_of, write_report
     from ebm_traj.image.probe import probe_accuracy
     from ebm_traj.image.sprite_world import Kind, draw_factors
 
-    trainer = dataclasses.replace(args.training.trainer, seed=args.seed)
-    training = dataclasses.replace(args.training, trainer=trainer)
-    probing = dataclasses.replace(args.probe, trainer=dataclasses.replace(args.probe.trainer, seed=args.seed))
-    models: dict[str, SpriteModel] = {}
-    order: tuple[Telling, ...] = ("all", "one")
-    for telling in order:
-        folder = args.out / telling
-        done = (folder / SETTINGS).is_file()
-        models[telling] = (
-            load_sprites(folder)
-            if done
-            else train_sprites(training, telling, folder, start=models.get("all"), resume=folder.exists())
-        )
-    folder = args.out / "probe"
-    done = (folder / PROBE_SETTINGS).is_file()
-    probe = load_probe(folder) if done else train_probe(probing, folder, resume=folder.exists())
-    pixels = training.network.pixels
+    out, seed = args.out, args.seed
+    model = SpriteModel(
+        _made(load_energy, train_energy, args.energy, seed, out / "energy", SETTINGS),
+        _made(load_posteriors, train_posteriors, args.posteriors, seed, out / "posteriors", SETTINGS),
+    )
+    probe = _made(load_probe, train_probe, args.probe, seed, out / "probe", PROBE_SETTINGS)
     ceiling = probe_accuracy(probe, pixels)
     counts: dict[Kind, int] = {"triple": args.samples, "pair": args.other_samples, "seen": args.other_samples}
-    rows = study(models["one"], models["all"], probe, ways_of(args.sampling), counts, args.seed)
-    from ebm_traj.image.composition_sampling import sample_sprites
-
+    rows = study(model, probe, ways_of(args.sampling), counts, args.seed)
     asked = draw_factors(2, np.random.default_rng(derive_seed(args.seed, "walks")), "triple")
     _, path = sample_sprites(
-        models["one"],
+        model,
         torch.from_numpy(asked),
         "sum",
         args.sampling,
@@ -93,3 +88,13 @@ def main(args: Args) -> None:
     settings = json.loads(json.dumps(dataclasses.asdict(args), default=str))
     page = write_report(rows, ceiling, path, args.out, settings, "python " + shlex.join(sys.argv))
     print(f"\n{LEGEND}\n\n{table(rows)}\n\n{page}")
+
+
+def _made(
+    load: Callable[[Path], M], train: Callable[..., M], config: Any, seed: int, folder: Path, settings: str
+) -> M:
+    """What `folder` holds, trained there first if it is not finished."""
+    if (folder / settings).is_file():
+        return load(folder)
+    seeded = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, seed=seed))
+    return train(seeded, folder, resume=folder.exists())
