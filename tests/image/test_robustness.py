@@ -119,7 +119,7 @@ def test_a_study_holds_the_attack_around_beside_the_one_through(model, tmp_path)
     assert read_curves(tmp_path / "out") == found
     both = picture_of_studies({"one": found, "two": {"linf": found["linf"]}})
     assert both.startswith(b"\x89PNG") and len(both) > len(picture_of_studies({"one": found}))
-    with pytest.raises(InputError, match="attack.json is missing"):
+    with pytest.raises(InputError, match=r"attack\.json is missing"):
         read_curves(tmp_path)
     with pytest.raises(InputError, match="does not stand before it"):
         curves({REFINED: arms[REFINED]}, x, y, QUICK)
