@@ -119,11 +119,15 @@ class FactorEnergy(Energy):
         nn.init.zeros_(self.leave.weight)
 
     def forward(self, x: Tensor, condition: Condition = UNCONDITIONAL) -> Tensor:
+        off = x - self.guess(x, condition)
+        return off.square().flatten(1).sum(1) / (2 * condition[LEVEL] ** 2)
+
+    def guess(self, x: Tensor, condition: Condition) -> Tensor:
+        """h(x, s, c)."""
         level = condition[LEVEL]
         s = level.view(-1, 1, 1, 1)
         spread = (1 + s**2).sqrt()
-        off = x - x / spread**2 - s / spread * self._network(x / spread, self._embedding(level, condition))
-        return off.square().flatten(1).sum(1) / (2 * level**2)
+        return x / spread**2 + s / spread * self._network(x / spread, self._embedding(level, condition))
 
     def _embedding(self, level: Tensor, condition: Condition) -> Tensor:
         parts = [level_features(level)]

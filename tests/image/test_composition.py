@@ -16,6 +16,7 @@ from ebm_traj.core.trainer import TRAINING_FILE, TrainerConfig
 from ebm_traj.errors import InputError
 from ebm_traj.image.composition import (
     EnergyTrainingConfig,
+    GuessDenoising,
     PosteriorTrainingConfig,
     SeenSprites,
     SpriteModel,
@@ -55,7 +56,7 @@ TRAINER = TrainerConfig(
     iterations=6, warmup=1, log_every=2, checkpoint_every=3, validate_every=0, ema_decay=0.9
 )
 LEVELS = DenoisingConfig(batch_size=8, sigma_min=0.05, sigma_max=20.0, log_sigma_mean=0.5)
-TINY = EnergyTrainingConfig(pictures=40, network=NET, denoising=LEVELS, trainer=TRAINER)
+TINY = EnergyTrainingConfig(pictures=40, network=NET, denoising=LEVELS, guesses=4, trainer=TRAINER)
 READS = PosteriorNetConfig(pixels=16, channels=4, embedding=8, code=6)
 TINY_READS = PosteriorTrainingConfig(pictures=40, network=READS, levels=LEVELS, trainer=TRAINER)
 SAMPLING = CompositionSampling(levels=3, sigma_max=20.0, corrector=LangevinConfig(steps=1, step_size=0.1))
@@ -273,6 +274,14 @@ def test_sampling_follows_a_known_energy():
     assert config.gradients("in turn") == 2 * 12 * (4 * 2 + 1)
 
 
+def test_guesses_of_a_network_that_says_nothing_are_those_of_unit_gaussians():
+    energy = FactorEnergy(NET)  # its last layer is 0
+    loss = GuessDenoising(energy, dataclasses.replace(LEVELS, batch_size=500))
+    batch = Batch(torch.randn(500, 1, 16, 16), {})
+    # E |x / (1 + s^2) - y|^2 = s^2 / (1 + s^2), and the weight makes 1 of it
+    assert float(loss(batch, seeded_generator("cpu", 0))[1]["denoising_loss"]) == pytest.approx(1, abs=0.02)
+
+
 def test_pictures_have_unit_spread_and_are_seen():
     rows = SeenSprites(2000, 16, 0)
     assert float(rows.x.mean()) == pytest.approx(0, abs=0.02)
@@ -346,6 +355,7 @@ def test_scores_of_the_study():
         (lambda: FactorNetConfig(channels=0), "channels: 0"),
         (lambda: EnergyTrainingConfig(pictures=1), "a batch and more"),
         (lambda: EnergyTrainingConfig(untold=1.0), "untold: 1.0"),
+        (lambda: EnergyTrainingConfig(guesses=-1), "guesses: -1"),
         (lambda: PosteriorTrainingConfig(pictures=1), "a batch and more"),
         (lambda: PosteriorNetConfig(pixels=14), "multiples of 4"),
         (lambda: PosteriorNetConfig(channels=1), "channels: 1; accepted are 2"),
@@ -372,7 +382,8 @@ def command(*argv):
 def test_the_command_trains_composes_resumes_and_refuses(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("ebm_traj.image.probe.probe_accuracy", lambda probe, pixels: {"all": 1.0})
     tiny = "--samples 8 --other-samples 8 --energy.pictures 70 --energy.network.channels 4"
-    tiny += " --energy.network.embedding 8 --energy.trainer.iterations 2 --energy.denoising.batch-size 4"
+    tiny += " --energy.network.embedding 8 --energy.guesses 2 --energy.trainer.iterations 2"
+    tiny += " --energy.denoising.batch-size 4"
     tiny += " --posteriors.pictures 70 --posteriors.network.channels 4 --posteriors.trainer.iterations 2"
     tiny += " --posteriors.levels.batch-size 4 --sampling.weight 1.5"
     tiny += " --probe.pixels 16 --probe.channels 2 --probe.pictures 10"
