@@ -5,6 +5,7 @@
 # make bench  speed against named peers
 # make gpu    what needs a CUDA device: its tests, and the speed of chains, training steps and planning on it
 # make images MNIST by its preset and the scores of its samples; MNIST=file.npz, else it is downloaded; an hour on two cores
+# make cifar  the same for CIFAR-10, for a GPU: about half an hour; CIFAR=folder or .zip, else it is downloaded
 # make lint   ruff and mypy alone
 # Each creates .venv and installs the package there if needed.
 
@@ -19,7 +20,7 @@ EPISODES := 24000
 # training is shorter by this factor
 SHORTER := 1
 
-.PHONY: install lint test demo study bench gpu images clean
+.PHONY: install lint test demo study bench gpu images cifar clean
 
 install: $(VENV)/installed
 
@@ -105,6 +106,20 @@ images: install
 	$(PY) scripts/train_classifier.py --data $(MNIST) --out images/classifier --iterations 2400 --bfloat16 --download
 	$(PY) scripts/train_image.py --preset mnist --data $(MNIST) --out images/mnist --download
 	$(PY) scripts/image.py score --model images/mnist --data $(MNIST) --classifier images/classifier --out images/scored --count 2000
+
+CIFAR := cifar10
+# smaller, to try it: make cifar CIFAR_STEPS=4 CIFAR_COUNT=20 CIFAR_FLAGS="--config.network.channels 8 8 --config.denoising.batch-size 8"
+CIFAR_STEPS := 24000
+CIFAR_COUNT := 5000
+CIFAR_FLAGS :=
+
+cifar: install
+	$(PY) scripts/train_classifier.py --data $(CIFAR) --out images/cifar-classifier --iterations $$(($(CIFAR_STEPS) / 4)) \
+		--width 64 --augmentation shift-flip --bfloat16 --download
+	$(PY) scripts/train_image.py --preset cifar10-annealed --data $(CIFAR) --out images/cifar --iterations $(CIFAR_STEPS) \
+		--download $(CIFAR_FLAGS)
+	$(PY) scripts/image.py score --model images/cifar --data $(CIFAR) --classifier images/cifar-classifier \
+		--out images/cifar-scored --count $(CIFAR_COUNT)
 
 clean:
 	rm -rf $(VENV) .types $(DEMO)
