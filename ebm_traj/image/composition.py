@@ -10,7 +10,8 @@ is, without noise and with w = 1, the energy of p(x) prod_i p(c_i | x). At a lev
 data, so that following it down the levels is not enough: Langevin steps at every level correct (Du et al.
 2023, 2302.11552). As all parts are energies, the steps can be Metropolis-corrected.
 
-For comparison the network of E(x, s) is told all factors at once in a share of its training.
+The network of E(x, s) is given what the posteriors expect of the factors in x (`FactorEnergy`); in a share of
+its training it is told all factors at once: that energy is for comparison.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from ebm_traj.core.checkpoint import load_json, load_tensors, save_json, save_tensors
-from ebm_traj.core.denoising import LEVEL, DenoisingConfig, DenoisingScoreMatching
+from ebm_traj.core.denoising import DenoisingConfig, DenoisingScoreMatching
 from ebm_traj.core.distributed import make_fabric
 from ebm_traj.core.objectives import Batch, Objective
 from ebm_traj.core.seeding import derive_seed
@@ -62,14 +63,11 @@ class EnergyTrainingConfig:
             batch_size=64, sigma_min=0.05, sigma_max=30.0, log_sigma_mean=0.3, log_sigma_std=1.3
         )
     )
-    untold: float = 0.7
+    untold: float = 0.5
     """Share of rows that are told nothing, where others are told all factors."""
-    guesses: int = 6000
-    """Steps that teach the h of E = |x - h|^2 / 2 s^2 to denoise by itself, at the same learning rate: three
-    times as cheap as a step by the energy's gradient, to which it is a near start; 0 for none."""
     trainer: TrainerConfig = dataclasses.field(
         default_factory=lambda: TrainerConfig(
-            iterations=1500,
+            iterations=1600,
             learning_rate=2e-3,
             warmup=200,
             gradient_clip=1.0,
@@ -83,8 +81,6 @@ class EnergyTrainingConfig:
             raise InputError(f"pictures: {self.pictures}; accepted are a batch and more")
         if not 0 < self.untold < 1:
             raise InputError(f"untold: {self.untold}; accepted is between 0 and 1")
-        if self.guesses < 0:
-            raise InputError(f"guesses: {self.guesses}; accepted are 0 and more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,13 +122,17 @@ class SpriteModel:
     """The f_i."""
 
 
-def train_energy(config: EnergyTrainingConfig, out: Path, *, resume: bool = False) -> FactorEnergy:
-    """Train the energy on seen combinations and save it in `out`.
+def train_energy(
+    config: EnergyTrainingConfig, out: Path, posteriors: FactorPosteriors, *, resume: bool = False
+) -> FactorEnergy:
+    """Train the energy on seen combinations and save it in `out`; `posteriors` stay as they are.
 
     Raises InputError if `out` exists and is not to be resumed, or holds another run's checkpoint.
     """
     _refuse(out, resume)
-    energy = _seeded(lambda: FactorEnergy(config.network), config.trainer.seed, "weights")
+    energy = _seeded(
+        lambda: FactorEnergy(config.network, posteriors.requires_grad_(False)), config.trainer.seed, "weights"
+    )
     rows = SeenSprites(config.pictures, config.network.pixels, config.trainer.seed)
 
     def batches(iteration: int, generator: torch.Generator) -> Batch:
@@ -140,32 +140,9 @@ def train_energy(config: EnergyTrainingConfig, out: Path, *, resume: bool = Fals
         told = torch.rand(len(x), generator=generator) >= config.untold
         return Batch(x, {"factors": factors, TOLD: told.float()})
 
-    identity = _jsonable(config)
-    if config.guesses:
-        first = dataclasses.replace(config.trainer, iterations=config.guesses)
-        guesses = GuessDenoising(energy, config.denoising)
-        _fit(guesses, energy, batches, first, out / "guesses", identity, resume)
     objective = DenoisingScoreMatching(energy, config.denoising)
-    _fit(objective, energy, batches, config.trainer, out, identity, resume)
+    _fit(objective, energy, batches, config.trainer, out, _jsonable(config), resume)
     return energy
-
-
-class GuessDenoising(Objective):
-    """The loss of denoising score matching with h(x, s, c) in place of x - s^2 dE/dx."""
-
-    def __init__(self, energy: FactorEnergy, config: DenoisingConfig) -> None:
-        super().__init__()
-        self.energy = energy
-        self.config = config
-        self.new_rows = self.batch_size = config.batch_size
-
-    def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        sigma = self.config.draw(len(batch), batch.x.device, generator)
-        noise = sigma.view(-1, 1, 1, 1) * torch.empty_like(batch.x).normal_(generator=generator)
-        guess = self.energy.guess(batch.x + noise, {**batch.condition, LEVEL: sigma})
-        error = (guess - batch.x).square().flatten(1).mean(1)
-        loss = (error * (1 + sigma**2) / sigma**2).mean()
-        return loss, {"denoising_loss": loss.detach()}
 
 
 def train_posteriors(config: PosteriorTrainingConfig, out: Path, *, resume: bool = False) -> FactorPosteriors:
@@ -197,10 +174,10 @@ class SeenSprites:
         return self.x[pick], self.factors[pick]
 
 
-def load_energy(folder: Path) -> FactorEnergy:
-    """An energy saved by `train_energy`. Raises InputError if there is none."""
+def load_energy(folder: Path, posteriors: FactorPosteriors) -> FactorEnergy:
+    """An energy saved by `train_energy` with these posteriors. Raises InputError if there is none."""
     network = FactorNetConfig(**load_json(folder / SETTINGS)["network"])
-    return _loaded(FactorEnergy(network), folder)
+    return _loaded(FactorEnergy(network, posteriors), folder)
 
 
 def load_posteriors(folder: Path) -> FactorPosteriors:
@@ -229,7 +206,6 @@ def _fit(
     identity: dict[str, Any],
     resume: bool,
 ) -> None:
-    network.train().requires_grad_(True)
     trainer = Trainer(objective, batches, config, out, make_fabric("cpu"), identity)
     if resume and (out / TRAINING_FILE).is_file():
         trainer.resume()

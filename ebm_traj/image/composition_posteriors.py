@@ -104,18 +104,33 @@ class FactorPosteriors(Energy):
         self, x: Tensor, level: Tensor, factors: Tensor, offset: Sequence[float] = (0.5, 0.5, 0.5)
     ) -> Tensor:
         """(B, 4) -log p(c_i | x, s) + log p(c_i); `offset` shifts the grids by parts of their spacing."""
-        asked, rows = self.vectors(factors), alternatives(x.new_tensor(list(offset)))
-        among = [vectors[index] for index, vectors in enumerate(map(self.vectors, rows))]
-        x, embedding = x / (1 + level.view(-1, 1, 1, 1) ** 2).sqrt(), self.embed(level_features(level))
-        place = self.locate(x, embedding)
-        likely = (place @ among[PLACE].T / self.config.code**0.5).softmax(1) @ rows[PLACE][:, 3:]
-        shape, size, turn = self.read(centred(x, likely), embedding).chunk(3, 1)
-        found = []
-        for index, code in enumerate((shape, size, place, turn)):
-            scores = code @ among[index].T / self.config.code**0.5
+        asked, found = self.vectors(factors), []
+        for index, (code, scores, _) in enumerate(self._scores(x, level, offset)):
             own = (code * asked[index]).sum(1) / self.config.code**0.5
             found.append(scores.logsumexp(1) - math.log(scores.shape[1]) - own)
         return torch.stack(found, 1)
+
+    def expected(self, x: Tensor, level: Tensor) -> Tensor:
+        """(B, 32) `features` of the factors, their mean under p(c_i | x, s)."""
+        means = []
+        for index, (_, scores, rows) in enumerate(self._scores(x, level, (0.5, 0.5, 0.5))):
+            each = features(rows).split(list(FEATURES.values()), 1)[index]
+            means.append(scores.softmax(1) @ each)
+        return torch.cat(means, 1)
+
+    def _scores(
+        self, x: Tensor, level: Tensor, offset: Sequence[float]
+    ) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """For each factor b_i (B, code), its products (B, K) with the alternatives' vectors, and these."""
+        rows = alternatives(x.new_tensor(list(offset)))
+        among = [vectors[index] for index, vectors in enumerate(map(self.vectors, rows))]
+        x, embedding = x / (1 + level.view(-1, 1, 1, 1) ** 2).sqrt(), self.embed(level_features(level))
+        place = self.locate(x, embedding)
+        root = self.config.code**0.5
+        likely = (place @ among[PLACE].T / root).softmax(1) @ rows[PLACE][:, 3:]
+        shape, size, turn = self.read(centred(x, likely), embedding).chunk(3, 1)
+        codes = (shape, size, place, turn)
+        return [(code, code @ a.T / root, some) for code, a, some in zip(codes, among, rows, strict=True)]
 
     def vectors(self, factors: Tensor) -> list[Tensor]:
         """a_i(c_i), four of (N, code), of factors (N, 5)."""

@@ -1,8 +1,8 @@
-"""A noise-conditional energy of sprites that is told all of their factors, or nothing."""
+"""A noise-conditional energy of sprites, and one that is told all of their factors, by one network."""
 
 import dataclasses
 from collections.abc import Sequence
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -82,17 +82,28 @@ class Block(nn.Module):
         return x + self.second(nn.functional.silu(hidden))
 
 
+class Expects(Protocol):
+    """What expects features of factors in noisy pictures."""
+
+    def expected(self, x: Tensor, level: Tensor) -> Tensor:
+        """(B, 32) expected `features` of pictures (B, 1, H, W) with noise of levels (B,)."""
+        ...
+
+
 class FactorEnergy(Energy):
     """E(x, s | c) = |x - h(x, s, c)|^2 / (2 s^2), of pictures x (B, 1, H, W) of unit spread.
 
     h is a small U-Net with the scales of Karras et al. 2022, the energy that of Du et al. 2023, section 5.
-    The condition holds `level` (B,), and, where anything is told, `factors` (B, 5) and `told` (B,); what is
-    not told does not reach the network.
+    Told nothing it is given the features that `posteriors` (frozen) expect in x instead: E(x, s), a function
+    of x alone, that draws what it reads.
+    The condition holds `level` (B,), and, where anything is told, `factors` (B, 5) and `told` (B,); where
+    told is 0 the factors do not reach the network.
     """
 
-    def __init__(self, config: FactorNetConfig) -> None:
+    def __init__(self, config: FactorNetConfig, posteriors: Expects) -> None:
         super().__init__()
         self.config = config
+        self.posteriors = posteriors
         width, deep, emb = config.channels, 2 * config.channels, config.embedding
         patch, side = config.pixels // PATCHES, PATCHES // 2
         self.embed = nn.Sequential(
@@ -119,24 +130,22 @@ class FactorEnergy(Energy):
         nn.init.zeros_(self.leave.weight)
 
     def forward(self, x: Tensor, condition: Condition = UNCONDITIONAL) -> Tensor:
-        off = x - self.guess(x, condition)
-        return off.square().flatten(1).sum(1) / (2 * condition[LEVEL] ** 2)
-
-    def guess(self, x: Tensor, condition: Condition) -> Tensor:
-        """h(x, s, c)."""
         level = condition[LEVEL]
         s = level.view(-1, 1, 1, 1)
         spread = (1 + s**2).sqrt()
-        return x / spread**2 + s / spread * self._network(x / spread, self._embedding(level, condition))
+        off = x - x / spread**2 - s / spread * self._network(x / spread, self._embedding(x, condition))
+        return off.square().flatten(1).sum(1) / (2 * level**2)
 
-    def _embedding(self, level: Tensor, condition: Condition) -> Tensor:
-        parts = [level_features(level)]
+    def _embedding(self, x: Tensor, condition: Condition) -> Tensor:
+        level = condition[LEVEL]
+        told = condition[TOLD] if TOLD in condition else level.new_zeros(len(level))
+        known = x.new_zeros(len(x), sum(FEATURES.values()))
         if TOLD in condition:
-            told = condition[TOLD].to(level.dtype)[:, None]
-            parts += [features(condition["factors"].to(level.dtype)) * told, told]
-        else:
-            parts.append(level.new_zeros(len(level), sum(FEATURES.values()) + 1))
-        return self.embed(torch.cat(parts, 1))
+            known = features(condition["factors"].to(x.dtype))
+        blank = (told == 0).nonzero()[:, 0]
+        if len(blank):
+            known = known.index_copy(0, blank, self.posteriors.expected(x[blank], level[blank]))
+        return self.embed(torch.cat([level_features(level), known, told.to(x.dtype)[:, None]], 1))
 
     def _network(self, x: Tensor, embedding: Tensor) -> Tensor:
         wide = _through(self.down, self.enter(x), embedding)

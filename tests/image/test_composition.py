@@ -16,7 +16,6 @@ from ebm_traj.core.trainer import TRAINING_FILE, TrainerConfig
 from ebm_traj.errors import InputError
 from ebm_traj.image.composition import (
     EnergyTrainingConfig,
-    GuessDenoising,
     PosteriorTrainingConfig,
     SeenSprites,
     SpriteModel,
@@ -40,7 +39,7 @@ from ebm_traj.image.composition_posteriors import (
 )
 from ebm_traj.image.composition_sampling import CompositionSampling, composed, sample_sprites
 from ebm_traj.image.composition_study import overlap, wilson
-from ebm_traj.image.factor_energy import TOLD, FactorEnergy, FactorNetConfig
+from ebm_traj.image.factor_energy import FEATURES, TOLD, FactorEnergy, FactorNetConfig, features
 from ebm_traj.image.probe import ProbeConfig, SpriteProbe, load_probe, quarter_turned, train_probe
 from ebm_traj.image.sprite_world import (
     PLACES,
@@ -56,7 +55,7 @@ TRAINER = TrainerConfig(
     iterations=6, warmup=1, log_every=2, checkpoint_every=3, validate_every=0, ema_decay=0.9
 )
 LEVELS = DenoisingConfig(batch_size=8, sigma_min=0.05, sigma_max=20.0, log_sigma_mean=0.5)
-TINY = EnergyTrainingConfig(pictures=40, network=NET, denoising=LEVELS, guesses=4, trainer=TRAINER)
+TINY = EnergyTrainingConfig(pictures=40, network=NET, denoising=LEVELS, trainer=TRAINER)
 READS = PosteriorNetConfig(pixels=16, channels=4, embedding=8, code=6)
 TINY_READS = PosteriorTrainingConfig(pictures=40, network=READS, levels=LEVELS, trainer=TRAINER)
 SAMPLING = CompositionSampling(levels=3, sigma_max=20.0, corrector=LangevinConfig(steps=1, step_size=0.1))
@@ -64,7 +63,8 @@ SAMPLING = CompositionSampling(levels=3, sigma_max=20.0, corrector=LangevinConfi
 
 def model_of(dtype=torch.float64):
     torch.manual_seed(0)
-    energy, posteriors = FactorEnergy(NET), FactorPosteriors(READS)
+    posteriors = FactorPosteriors(READS)
+    energy = FactorEnergy(NET, posteriors)
     torch.nn.init.normal_(energy.leave.weight, std=0.1)
     for module in (energy, posteriors):
         module.to(dtype).requires_grad_(False)
@@ -134,6 +134,39 @@ def test_an_energy_that_is_told_nothing_knows_nothing():
     torch.testing.assert_close(value(one, 0.0), value(other, 0.0))
     torch.testing.assert_close(value(one, 0.0), energy(x, {LEVEL: level}))
     assert not torch.allclose(value(one, 1.0), value(other, 1.0))
+    # rows of one batch, told or not, do not mix
+    mixed = energy(x, {LEVEL: level, "factors": one, TOLD: torch.tensor([0.0, 1.0])})
+    torch.testing.assert_close(mixed, torch.stack([value(one, 0.0)[0], value(one, 1.0)[1]]))
+
+
+def test_told_nothing_it_is_given_what_is_expected():
+    """With posteriors that are sure the energy is the one that is told the factors, but for the flag."""
+    energy = model_of().energy
+    factors = torch.from_numpy(factors_of(2))
+    x, level = torch.randn(2, 1, 16, 16, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+    energy.embed[0].weight[:, -1] = 0  # by which it knows that it was told
+
+    class Sure(torch.nn.Module):
+        def expected(self, x, level):
+            return features(factors)
+
+    nothing = FactorEnergy(NET, Sure()).double()
+    nothing.load_state_dict({k: v for k, v in energy.state_dict().items() if "posteriors" not in k})
+    told = energy(x, {LEVEL: level, "factors": factors, TOLD: torch.ones(2)})
+    torch.testing.assert_close(nothing(x, {LEVEL: level}), told)
+
+
+def test_expected_features_are_means_over_the_alternatives():
+    posteriors = model_of().posteriors
+    for parameter in posteriors.say.parameters():
+        parameter.mul_(3)
+    x, level = torch.randn(1, 1, 16, 16, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    expected = posteriors.expected(x, level).split(list(FEATURES.values()), 1)
+    for index, rows in enumerate(alternatives(torch.full((3,), 0.5, dtype=torch.float64))):
+        many = x.expand(len(rows), -1, -1, -1)
+        likely = (-posteriors.each(many, level.expand(len(rows)), rows)[:, index]).softmax(0)
+        mean = likely @ features(rows).split(list(FEATURES.values()), 1)[index]
+        torch.testing.assert_close(expected[index][0], mean)
 
 
 def test_a_posterior_knows_only_its_factor():
@@ -274,14 +307,6 @@ def test_sampling_follows_a_known_energy():
     assert config.gradients("in turn") == 2 * 12 * (4 * 2 + 1)
 
 
-def test_guesses_of_a_network_that_says_nothing_are_those_of_unit_gaussians():
-    energy = FactorEnergy(NET)  # its last layer is 0
-    loss = GuessDenoising(energy, dataclasses.replace(LEVELS, batch_size=500))
-    batch = Batch(torch.randn(500, 1, 16, 16), {})
-    # E |x / (1 + s^2) - y|^2 = s^2 / (1 + s^2), and the weight makes 1 of it
-    assert float(loss(batch, seeded_generator("cpu", 0))[1]["denoising_loss"]) == pytest.approx(1, abs=0.02)
-
-
 def test_pictures_have_unit_spread_and_are_seen():
     rows = SeenSprites(2000, 16, 0)
     assert float(rows.x.mean()) == pytest.approx(0, abs=0.02)
@@ -292,11 +317,20 @@ def test_pictures_have_unit_spread_and_are_seen():
     assert float((to_picture(x) - drawn).abs().mean()) < 1e-4
 
 
-@pytest.mark.parametrize(
-    ("train", "load", "config"),
-    [(train_energy, load_energy, TINY), (train_posteriors, load_posteriors, TINY_READS)],
-)
-def test_training_resumes_to_the_same_weights_and_loads(tmp_path, train, load, config):
+@pytest.mark.parametrize("which", ["energy", "posteriors"])
+def test_training_resumes_to_the_same_weights_and_loads(tmp_path, which):
+    train, load, config = train_posteriors, load_posteriors, TINY_READS
+    if which == "energy":
+        reads = FactorPosteriors(READS)
+        before = {name: value.clone() for name, value in reads.state_dict().items()}
+        config = TINY
+
+        def train(config, out, resume=False):
+            return train_energy(config, out, reads, resume=resume)
+
+        def load(folder):
+            return load_energy(folder, FactorPosteriors(READS))
+
     whole = train(config, tmp_path / "whole")
     train(config, tmp_path / "cut")
     # as if it had been killed: only the checkpoint is there
@@ -313,6 +347,8 @@ def test_training_resumes_to_the_same_weights_and_loads(tmp_path, train, load, c
     with pytest.raises(InputError, match="pictures is 50 now and was 40"):
         train(other, tmp_path / "whole", resume=True)
     assert (tmp_path / "whole" / TRAINING_FILE).is_file()
+    if which == "energy":
+        assert all(torch.equal(value, before[name]) for name, value in reads.state_dict().items())
 
 
 def test_turning_pictures_turns_their_factors():
@@ -355,7 +391,6 @@ def test_scores_of_the_study():
         (lambda: FactorNetConfig(channels=0), "channels: 0"),
         (lambda: EnergyTrainingConfig(pictures=1), "a batch and more"),
         (lambda: EnergyTrainingConfig(untold=1.0), "untold: 1.0"),
-        (lambda: EnergyTrainingConfig(guesses=-1), "guesses: -1"),
         (lambda: PosteriorTrainingConfig(pictures=1), "a batch and more"),
         (lambda: PosteriorNetConfig(pixels=14), "multiples of 4"),
         (lambda: PosteriorNetConfig(channels=1), "channels: 1; accepted are 2"),
@@ -382,7 +417,7 @@ def command(*argv):
 def test_the_command_trains_composes_resumes_and_refuses(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("ebm_traj.image.probe.probe_accuracy", lambda probe, pixels: {"all": 1.0})
     tiny = "--samples 8 --other-samples 8 --energy.pictures 70 --energy.network.channels 4"
-    tiny += " --energy.network.embedding 8 --energy.guesses 2 --energy.trainer.iterations 2"
+    tiny += " --energy.network.embedding 8 --energy.trainer.iterations 2"
     tiny += " --energy.denoising.batch-size 4"
     tiny += " --posteriors.pictures 70 --posteriors.network.channels 4 --posteriors.trainer.iterations 2"
     tiny += " --posteriors.levels.batch-size 4 --sampling.weight 1.5"

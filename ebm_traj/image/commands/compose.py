@@ -68,9 +68,14 @@ def main(args: Args) -> None:
     from ebm_traj.image.sprite_world import Kind, draw_factors
 
     out, seed = args.out, args.seed
+    posteriors = _made(load_posteriors, train_posteriors, args.posteriors, seed, out / "posteriors", SETTINGS)
     model = SpriteModel(
-        _made(load_energy, train_energy, args.energy, seed, out / "energy", SETTINGS),
-        _made(load_posteriors, train_posteriors, args.posteriors, seed, out / "posteriors", SETTINGS),
+        _made(
+            lambda folder: load_energy(folder, posteriors),
+            lambda config, folder, resume: train_energy(config, folder, posteriors, resume=resume),
+            *[args.energy, seed, out / "energy", SETTINGS],
+        ),
+        posteriors,
     )
     probe = _made(load_probe, train_probe, args.probe, seed, out / "probe", PROBE_SETTINGS)
     ceiling = probe_accuracy(probe, pixels)
