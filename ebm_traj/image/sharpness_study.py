@@ -61,13 +61,21 @@ def picture(points: Sequence[Point], floor: Mapping[str, Any], theme: Theme = LI
     with style(theme), matplotlib.rc_context({"font.size": 8.5}):
         figure = Figure(figsize=(4.6, 3.6), layout="constrained")
         axes = figure.subplots()
-        for name, figures in [*((p.line, p.figures) for p in points), ("truth", floor)]:
+        colors = iter([theme.energy, *theme.others])
+        drawn: dict[str, str] = {"": theme.muted}
+        for line, figures in [*((p.line, p.figures) for p in points), ("truth", floor)]:
             if not figures:
                 continue
-            color = theme.ink if name == "truth" else theme.muted if name == "1" else theme.energy
+            name, _, below = line.partition(" ")
+            label = below if below not in drawn else None
+            color = (
+                theme.ink if name == "truth" else drawn.get(below) or drawn.setdefault(below, next(colors))
+            )
             at = (figures["recall"], figures["confident"])
-            axes.plot(*at, "o", markersize=4.5, color=color)
+            axes.plot(*at, "o", markersize=4.5, color=color, label=label)
             axes.annotate(name, at, (4, 4), textcoords="offset points", fontsize=7.5)
+        if len(drawn) > 1:
+            axes.legend(loc="lower left")
         axes.set_xlabel("recall")
         axes.set_ylabel("read with confidence > 0.9")
         axes.margins(0.15)

@@ -14,6 +14,7 @@ from ebm_traj.core.annealing import AnnealConfig
 from ebm_traj.core.langevin import LangevinConfig
 from ebm_traj.errors import InputError
 from ebm_traj.image.model import load_image_model
+from ebm_traj.image.presets import PRESETS
 from ebm_traj.image.sampling import own_sampler, sharpened
 from ebm_traj.image.sampling_study import Point, flow_settings
 from ebm_traj.image.sharpness_study import picture, sharpness_settings, table
@@ -127,3 +128,9 @@ def test_generate_and_score_take_a_factor_and_leave_classes_out(tiny_models, tmp
     with pytest.raises(SystemExit) as stopped:
         call("generate", "--model", tiny_models["chain"], "--out", tmp_path / "x", "--sharpness", 2)
     assert stopped.value.code == BAD_INPUT and "no noise levels" in capsys.readouterr().err
+
+
+def test_the_shipped_energy_is_sampled_as_its_preset_says():
+    annealing = load_image_model("mnist").config.annealing
+    assert annealing == PRESETS["mnist"].config.annealing and annealing.sharpness > 1
+    assert PRESETS["digits"].config.annealing.sharpness == 1
