@@ -63,6 +63,13 @@ class EnergyTrainingConfig:
             batch_size=64, sigma_min=0.05, sigma_max=30.0, log_sigma_mean=0.3, log_sigma_std=1.3
         )
     )
+    refinement: DenoisingConfig | None = dataclasses.field(
+        default_factory=lambda: DenoisingConfig(
+            batch_size=64, sigma_min=0.05, sigma_max=30.0, log_sigma_mean=-0.3, log_sigma_std=1.3
+        )
+    )
+    """Levels of a second round of as many steps, from the averaged weights of the first: lower ones, where
+    edges are drawn."""
     untold: float = 0.5
     """Share of rows that are told nothing, where others are told all factors."""
     trainer: TrainerConfig = dataclasses.field(
@@ -140,9 +147,13 @@ def train_energy(
         told = torch.rand(len(x), generator=generator) >= config.untold
         return Batch(x, {"factors": factors, TOLD: told.float()})
 
-    objective = DenoisingScoreMatching(energy, config.denoising)
-    _fit(objective, energy, batches, config.trainer, out, _jsonable(config), resume)
-    return energy
+    identity = _jsonable(config)
+    if config.refinement is not None:
+        first = DenoisingScoreMatching(energy, config.denoising)
+        _fit(first, energy, batches, config.trainer, out / "first", identity, resume)
+    objective = DenoisingScoreMatching(energy, config.refinement or config.denoising)
+    _fit(objective, energy, batches, config.trainer, out, identity, resume)
+    return energy.requires_grad_(False)
 
 
 def train_posteriors(config: PosteriorTrainingConfig, out: Path, *, resume: bool = False) -> FactorPosteriors:
@@ -157,7 +168,7 @@ def train_posteriors(config: PosteriorTrainingConfig, out: Path, *, resume: bool
 
     objective = PosteriorLoss(posteriors, config.levels)
     _fit(objective, posteriors, batches, config.trainer, out, _jsonable(config), resume)
-    return posteriors
+    return posteriors.requires_grad_(False)
 
 
 class SeenSprites:

@@ -34,12 +34,13 @@ class CompositionSampling:
     """Lowest."""
     rho: float = 4.0
     """How much denser the low levels lie, see `AnnealConfig`."""
-    weight: float = 1.0
+    weight: float = 5.0
     """w of the sum."""
     corrector: LangevinConfig = dataclasses.field(
-        default_factory=lambda: LangevinConfig(steps=3, step_size=0.1)
+        default_factory=lambda: LangevinConfig(steps=4, step_size=0.25, temperature=0.25)
     )
-    """Langevin steps at each level, their size in units of the level squared."""
+    """Langevin steps at each level, their size in units of the level squared. Weight, temperature and steps
+    were chosen on seen combinations; 1, 1 and many are those of p(x) prod_i p(c_i | x)."""
 
     def __post_init__(self) -> None:
         if self.levels < 2:

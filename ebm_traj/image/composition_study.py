@@ -43,10 +43,13 @@ class StudyWay:
 def ways_of(sampling: CompositionSampling) -> list[StudyWay]:
     """The sum, what is left when a part of it is taken away, and the ways to compare it with."""
     plain = dataclasses.replace(sampling, weight=1.0)
+    exact = dataclasses.replace(plain, corrector=dataclasses.replace(sampling.corrector, temperature=1.0))
     still = dataclasses.replace(sampling, corrector=LangevinConfig(steps=0))
+    name = f"sum of single-factor energies, w = {sampling.weight:g}, temperature "
+    name += f"{sampling.corrector.temperature:g}"
     return [
-        StudyWay(f"sum of single-factor energies, w = {sampling.weight:g}", "sum", sampling),
-        *([StudyWay("the same, w = 1", "sum", plain)] if sampling.weight != 1 else []),
+        StudyWay(name, "sum", sampling),
+        StudyWay("the same, w = 1, temperature 1", "sum", exact),
         StudyWay("the same without Langevin steps", "sum", still),
         StudyWay("product of the four, E(x) not taken off", "product", plain),
         StudyWay("stepping through the four in turn (released code)", "in turn", plain),
