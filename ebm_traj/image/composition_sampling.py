@@ -37,7 +37,7 @@ class CompositionSampling:
     weight: float = 5.0
     """w of the sum."""
     corrector: LangevinConfig = dataclasses.field(
-        default_factory=lambda: LangevinConfig(steps=4, step_size=0.25, temperature=0.25)
+        default_factory=lambda: LangevinConfig(steps=6, step_size=0.25, temperature=0.35)
     )
     """Langevin steps at each level, their size in units of the level squared. Weight, temperature and steps
     were chosen on seen combinations; 1, 1 and many are those of p(x) prod_i p(c_i | x)."""
