@@ -19,6 +19,7 @@ from ebm_traj.core.seeding import derive_seed, seeded_generator
 from ebm_traj.errors import InputError
 from ebm_traj.image.composition import SpriteModel
 from ebm_traj.image.composition_sampling import CompositionSampling, Way, sample_sprites
+from ebm_traj.image.factor_energy import FACTORS
 from ebm_traj.image.probe import SpriteProbe
 from ebm_traj.image.sprite_world import Kind, draw_factors, draw_pictures, read_right
 from ebm_traj.theme import LIGHT, Theme, save, style
@@ -44,14 +45,17 @@ def ways_of(sampling: CompositionSampling) -> list[StudyWay]:
     """The sum, what is left when a part of it is taken away, and the ways to compare it with."""
     plain = dataclasses.replace(sampling, weight=1.0)
     exact = dataclasses.replace(plain, corrector=dataclasses.replace(sampling.corrector, temperature=1.0))
+    # four E(x) are four times as steep
+    fine = dataclasses.replace(sampling.corrector, step_size=sampling.corrector.step_size / len(FACTORS))
     still = dataclasses.replace(sampling, corrector=LangevinConfig(steps=0))
+    steep = dataclasses.replace(plain, corrector=fine)
     name = f"sum of single-factor energies, w = {sampling.weight:g}, temperature "
     name += f"{sampling.corrector.temperature:g}"
     return [
         StudyWay(name, "sum", sampling),
         StudyWay("the same, w = 1, temperature 1", "sum", exact),
         StudyWay("the same without Langevin steps", "sum", still),
-        StudyWay("product of the four, E(x) not taken off", "product", plain),
+        StudyWay("product of the four, E(x) not taken off", "product", steep),
         StudyWay("stepping through the four in turn (released code)", "in turn", plain),
         StudyWay("one energy told all factors", "joint", plain),
     ]
