@@ -65,7 +65,9 @@ def run_rbm(
     resume: bool = False,
     command: str = "",
 ) -> str:
-    """Train on the pictures of `data`, or on their negatives if `inverted`; write rbm.safetensors, report.md, report.json, figures; the report.
+    """Train on the pictures of `data`, or on their negatives if `inverted`; the report.
+
+    Writes rbm.safetensors, report.md, report.json and figures.
 
     Raises InputError on bad settings or data, or an `out` that is there already.
     """

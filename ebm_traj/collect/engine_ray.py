@@ -66,7 +66,7 @@ def collect_with_ray(
 
 
 def make_shard(told: tuple[Manifest, bool], shard: int) -> ShardData:
-    """A shard in a single thread of this process, told the manifest and whether the environment is lockstep."""
+    """A shard in a single thread; `told` is the manifest and whether the environment `has_lockstep`."""
     manifest, lockstep = told
     ((_, data),) = make_shards(manifest, [shard], lockstep, 1, lambda *_: None)
     return data

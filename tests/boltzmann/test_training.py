@@ -81,7 +81,8 @@ def test_a_divergence_is_told(tmp_path):
 def test_first_biases_give_the_datas_means_or_are_zero(tmp_path):
     rows = levels()
     trainers = [
-        RBMTrainer(dataclasses.replace(CONFIG, first_biases=kind), rows, tmp_path) for kind in ("data", "zero")
+        RBMTrainer(dataclasses.replace(CONFIG, first_biases=kind), rows, tmp_path)
+        for kind in ("data", "zero")
     ]
     torch.testing.assert_close(trainers[0].rbm.visible_bias.sigmoid(), rows.mean(0))
     assert not trainers[1].rbm.visible_bias.any()

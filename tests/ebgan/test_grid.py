@@ -19,9 +19,9 @@ from ebm_traj.ebgan.grid_report import write_report
 from ebm_traj.ebgan.grid_run import Budget, Judge, run_point, unpacked
 from ebm_traj.ebgan.grid_store import GridStore, read_runs
 from ebm_traj.ebgan.grid_study import Plan, left_to_run, study
-from ebm_traj.intervals import bootstrap, difference, mean_with_t, wilson
 from ebm_traj.errors import InputError, RunError
 from ebm_traj.image.classifier import Classifier, ClassifierConfig
+from ebm_traj.intervals import bootstrap, difference, mean_with_t, wilson
 
 TINY = GridPoint("ebgan-pt", 2, 400, 2, 128, False)
 

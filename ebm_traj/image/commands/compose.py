@@ -69,14 +69,15 @@ def main(args: Args) -> None:
 
     out, seed = args.out, args.seed
     posteriors = _made(load_posteriors, train_posteriors, args.posteriors, seed, out / "posteriors", SETTINGS)
-    model = SpriteModel(
-        _made(
-            lambda folder: load_energy(folder, posteriors),
-            lambda config, folder, resume: train_energy(config, folder, posteriors, resume=resume),
-            *[args.energy, seed, out / "energy", SETTINGS],
-        ),
-        posteriors,
+    energy = _made(
+        lambda folder: load_energy(folder, posteriors),
+        lambda config, folder, resume: train_energy(config, folder, posteriors, resume=resume),
+        args.energy,
+        seed,
+        out / "energy",
+        SETTINGS,
     )
+    model = SpriteModel(energy, posteriors)
     probe = _made(load_probe, train_probe, args.probe, seed, out / "probe", PROBE_SETTINGS)
     ceiling = probe_accuracy(probe, pixels)
     counts: dict[Kind, int] = {"triple": args.samples, "pair": args.other_samples, "seen": args.other_samples}
