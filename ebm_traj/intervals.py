@@ -22,8 +22,11 @@ class Interval(NamedTuple):
     high: float
 
 
-def wilson(count: int, of: int) -> Interval:
-    """A share and its Wilson interval (1927), which is sound near 0 and 1, too; NaN of none."""
+def wilson(count: float, of: int) -> Interval:
+    """A share and its Wilson interval (1927), which is sound near 0 and 1, too; NaN of none.
+
+    `count` may be a fraction where each of the `of` cases is itself a mean.
+    """
     if of == 0:
         return Interval(math.nan, math.nan, math.nan)
     share = count / of

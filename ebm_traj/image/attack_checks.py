@@ -16,7 +16,8 @@ from ebm_traj.core.seeding import seeded_generator
 from ebm_traj.errors import InputError
 from ebm_traj.image.attack_square import square
 from ebm_traj.image.attacks import WIDTH, Attacked, Logits, PGDConfig, accuracy, pgd
-from ebm_traj.image.robustness import Arm, RobustnessConfig, wilson
+from ebm_traj.image.robustness import Arm, RobustnessConfig
+from ebm_traj.intervals import wilson
 
 FAR = "wide radius"
 ALL = "the worst of all of these for each picture"
@@ -138,7 +139,7 @@ def check_attack(
     add(ALL, stacked[worst, torch.arange(len(x), device=x.device)], "no lower by much")
     attack(f"{FAR}, {checks.far:g}", "0", radius=checks.far)
     return [
-        Check(row, mean, *wilson(mean, len(x)), asked[row])
+        Check(row, *wilson(mean * len(x), len(x)), asked[row])
         for row, mean in ((row, float(share.mean())) for row, share in shares.items())
     ]
 

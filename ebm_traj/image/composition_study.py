@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from ebm_traj.image.composition_sampling import CompositionSampling, Way, sample
 from ebm_traj.image.factor_energy import FACTORS
 from ebm_traj.image.probe import SpriteProbe
 from ebm_traj.image.sprite_world import Kind, draw_factors, draw_pictures, read_right
+from ebm_traj.intervals import wilson
 from ebm_traj.theme import LIGHT, Theme, save, style
 
 PAGE, FIGURES, FIGURE = "composition.md", "composition.json", "composition.png"
@@ -83,15 +83,6 @@ class StudyRow:
     """(SHOWN, 5)."""
 
 
-def wilson(hits: int, count: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927)."""
-    z = 1.959964
-    share, scale = hits / count, 1 + z**2 / count
-    middle = (share + z**2 / (2 * count)) / scale
-    half = z / scale * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
 def overlap(pictures: Tensor, drawn: Tensor) -> Array:
     """(N,) intersection over union of what is brighter than grey, of two sets of pictures (N, 1, H, W)."""
     a, b = (pictures > 0).flatten(1), (drawn > 0).flatten(1)
@@ -122,7 +113,7 @@ def study(
 
 def _row(way: StudyWay, kind: Kind, x: Tensor, drawn: Tensor, asked: Array, probe: SpriteProbe) -> StudyRow:
     right = read_right(probe.read(x), asked)
-    low, high = wilson(int(right.all.sum()), len(x))
+    _, low, high = wilson(int(right.all.sum()), len(x))
     return StudyRow(
         name=way.name,
         kind=kind,

@@ -7,7 +7,6 @@ published figures of energies were made so (Du & Mordatch 2019).
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,14 +20,13 @@ from ebm_traj.image.attacks import Logits, PGDConfig, accuracy, pgd
 from ebm_traj.image.model import ImageModel
 from ebm_traj.image.refinement import RefinementConfig, refine
 from ebm_traj.image.same_network import class_logits
+from ebm_traj.intervals import wilson
 
 ENERGY = "energy classifier"
 REFINED = "refined, adaptive attack"
 AROUND = "refined, non-adaptive attack"
 ORDINARY = "ordinary classifier"
 TRAINED = "adversarially trained classifier"
-
-Z = 1.96
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +161,7 @@ def curves(
                     right.setdefault((norm, *key), []).append(share)
     for (norm, name, number), values in right.items():
         mean = float(torch.cat(values).mean())
-        found[norm][name].append(Point(norms[norm][number], mean, *wilson(mean, len(x))))
+        found[norm][name].append(Point(norms[norm][number], *wilson(mean * len(x), len(x))))
     return found
 
 
@@ -205,13 +203,6 @@ def _attack_all(
             bar.update(1)
         before = worst
     return results
-
-
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share of `count` (Wilson 1927)."""
-    centre = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
-    half = Z / (1 + Z**2 / count) * math.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def areas(found: Curves) -> dict[str, dict[str, float]]:
