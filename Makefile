@@ -4,7 +4,7 @@
 #             two cores, less on a GPU. Goes on where it was stopped. Small: make study EPISODES=200 SHORTER=100
 # make bench  speed against named peers
 # make gpu    what needs a CUDA device: its tests, and the speed of chains, training steps and planning on it
-# make images MNIST by its preset and the scores of its samples; MNIST=file.npz, else it is downloaded; about 25 minutes of one core
+# make images MNIST by its preset and the scores of its samples; MNIST=file.npz, else it is downloaded; about 50 minutes of one core
 # make cifar  the same for CIFAR-10, for a GPU: about half an hour; CIFAR=folder or .zip, else it is downloaded
 # make lint   ruff and mypy alone
 # Each creates .venv and installs the package there if needed.
@@ -104,8 +104,10 @@ MNIST := mnist
 
 images: install
 	$(PY) scripts/train_classifier.py --data $(MNIST) --out images/classifier --iterations 2400 --bfloat16 --download
-	$(PY) scripts/train_image.py --preset mnist --data $(MNIST) --out images/mnist --download
-	$(PY) scripts/image.py score --model images/mnist --data $(MNIST) --classifier images/classifier --out images/scored --count 2000 --unconditional
+	$(PY) scripts/train_image.py --preset mnist --data $(MNIST) --out images/mnist-begun --download
+	$(PY) scripts/train_image.py --preset mnist --data $(MNIST) --begin images/mnist-begun --out images/mnist --download \
+		--iterations 11000 --learning-rate 1.5e-3
+	$(PY) scripts/image.py score --model images/mnist --data $(MNIST) --classifier images/classifier --out images/scored --count 2000 --unconditional --seed 11
 
 CIFAR := cifar10
 # smaller, to try it: make cifar CIFAR_STEPS=4 CIFAR_COUNT=20 CIFAR_FLAGS="--config.network.channels 8 8 --config.denoising.batch-size 8"
