@@ -18,8 +18,13 @@ def blocks(language: str) -> list[str]:
 
 def script_calls() -> list[str]:
     lines = "\n".join(blocks("bash")).replace("\\\n", " ").splitlines()
-    makefile = (ROOT / "Makefile").read_text().replace("$(PY)", "python").replace("$(DEMO)", "demo")
-    lines += makefile.replace("$(SEED)", "0").splitlines()
+    makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    known = dict(re.findall(r"^(\w+) :?= ?(.*)$", makefile, re.M)) | {"PY": "python"}
+    makefile = re.sub(r"\$\((\w+)\)", lambda found: known.get(found[1], found[0]), makefile)
+    makefile = re.sub(
+        r"\$\$\(\((\d+) / (\d+)\)\)", lambda found: str(int(found[1]) // int(found[2])), makefile
+    )
+    lines += makefile.splitlines()
     return [line.split("#")[0].strip() for line in lines if line.strip().startswith("python scripts/")]
 
 
