@@ -87,14 +87,13 @@ def run_dbn(
         dbn = train_dbn(config, train[0], out, validation=held[0], identity=identity, resume=resume)
         dbn.save(out, {"command": command, **identity})
         network = DBNClassifier.of(dbn, classes, tuning).to(device)
-    else:
-        network = random_classifier([train[0].shape[1], *config.hidden], classes, tuning, config.layer.seed)
-        network = network.to(device)
-    if pretrain:
         generator = seeded_generator(device, config.layer.seed, "generation")
         drawn = dbn.generate(SAMPLES, TOP_STEPS, generator, start=held[0][:SAMPLES])
         title = f"{TOP_STEPS:,} Gibbs steps in the top RBM from held-out pictures, then one way down"
         write_atomically(out / "samples.png", draw_samples(drawn, parts["train"].shape, title))
+    else:
+        network = random_classifier([train[0].shape[1], *config.hidden], classes, tuning, config.layer.seed)
+        network = network.to(device)
     identity |= {"pretrain": pretrain, "dbn": dataclasses.asdict(config)}
     network, report = fine_tune(
         network, train, held, tuning, out / "fine-tuning", identity=identity, device=device, resume=resume

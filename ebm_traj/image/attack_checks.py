@@ -87,7 +87,7 @@ def check_attack(
     the arm itself. The last row takes for each picture the attack that did best, judged by fresh draws.
     """
     arm = arms[name]
-    settings = dataclasses.replace(config.adaptive if arm.random else config.attack, norm="linf")
+    settings = config.adaptive if arm.random else config.attack
     shares: dict[str, Tensor] = {}
     points: dict[str, Tensor] = {}
     asked: dict[str, str] = {}
@@ -118,29 +118,18 @@ def check_attack(
         attack("twice the draws of each gradient", "no lower by much", eot=2 * settings.eot)
     attack("two more restarts", "no lower by much", restarts=settings.restarts + 2)
     for other, logits in (surrogates or {}).items():
-        walk = dataclasses.replace(settings, norm="linf")
-        add(other, _found(logits, x, y, checks.radius, walk, seed, other, [x]), "not lower")
+        add(other, _found(logits, x, y, checks.radius, settings, seed, other, [x]), "not lower")
     for other, point in lent.items():
         add(f"found against: {other}", point, "above")
-    searched = square(
-        *(
-            arm.logits,
-            x,
-            y,
-            checks.radius,
-            checks.queries,
-            seeded_generator(x.device, seed, "check", "square"),
-        ),
-        draws=settings.eot,
-    )
+    generator = seeded_generator(x.device, seed, "check", "square")
+    searched = square(arm.logits, x, y, checks.radius, checks.queries, generator, draws=settings.eot)
     add(f"squares, no gradient, {checks.queries} queries", searched.x, "above")
     worst = torch.stack(list(shares.values())).argmin(0)
     stacked = torch.stack(list(points.values()))
     add(ALL, stacked[worst, torch.arange(len(x), device=x.device)], "no lower by much")
     attack(f"{FAR}, {checks.far:g}", "0", radius=checks.far)
     return [
-        Check(row, *wilson(mean * len(x), len(x)), asked[row])
-        for row, mean in ((row, float(share.mean())) for row, share in shares.items())
+        Check(row, *wilson(float(share.mean()) * len(x), len(x)), asked[row]) for row, share in shares.items()
     ]
 
 
@@ -154,6 +143,7 @@ def _found(
     name: str,
     starts: list[Tensor],
 ) -> Tensor:
+    """Pictures found under l-inf, whatever the norm of `config`."""
     generator = seeded_generator(x.device, seed, "check", "attack", name)
     found: Attacked = pgd(
         logits, x, y, radius, dataclasses.replace(config, norm="linf"), generator, starts=starts

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ebm_traj.core.checkpoint import load_json, load_tensors, save_json, save_tensors
+from ebm_traj.core.checkpoint import from_dict, load_json, load_tensors, save_json, save_tensors
 from ebm_traj.core.denoising import DenoisingConfig, DenoisingScoreMatching
 from ebm_traj.core.distributed import make_fabric
 from ebm_traj.core.objectives import Batch, Objective
@@ -51,6 +51,25 @@ def to_picture(z: Tensor) -> Tensor:
     return (z * SPREAD + CENTRE).clamp(-1, 1)
 
 
+def _levels(batch_size: int, log_sigma_mean: float) -> DenoisingConfig:
+    """Noise levels that energy and posteriors share, drawn around exp(log_sigma_mean)."""
+    return DenoisingConfig(
+        batch_size, sigma_min=0.05, sigma_max=30.0, log_sigma_mean=log_sigma_mean, log_sigma_std=1.3
+    )
+
+
+def _steps(iterations: int) -> TrainerConfig:
+    """The loop of both."""
+    return TrainerConfig(
+        iterations=iterations,
+        learning_rate=2e-3,
+        warmup=200,
+        gradient_clip=1.0,
+        ema_decay=0.998,
+        validate_every=0,
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class EnergyTrainingConfig:
     """How the `FactorEnergy` is trained."""
@@ -58,30 +77,13 @@ class EnergyTrainingConfig:
     pictures: int = 40_000
     """Of seen combinations, drawn once."""
     network: FactorNetConfig = dataclasses.field(default_factory=FactorNetConfig)
-    denoising: DenoisingConfig = dataclasses.field(
-        default_factory=lambda: DenoisingConfig(
-            batch_size=64, sigma_min=0.05, sigma_max=30.0, log_sigma_mean=0.3, log_sigma_std=1.3
-        )
-    )
-    refinement: DenoisingConfig | None = dataclasses.field(
-        default_factory=lambda: DenoisingConfig(
-            batch_size=64, sigma_min=0.05, sigma_max=30.0, log_sigma_mean=-0.3, log_sigma_std=1.3
-        )
-    )
+    denoising: DenoisingConfig = dataclasses.field(default_factory=lambda: _levels(64, 0.3))
+    refinement: DenoisingConfig | None = dataclasses.field(default_factory=lambda: _levels(64, -0.3))
     """Levels of a second round of as many steps, from the averaged weights of the first: lower ones, where
     edges are drawn."""
     untold: float = 0.5
     """Share of rows that are told nothing, where others are told all factors."""
-    trainer: TrainerConfig = dataclasses.field(
-        default_factory=lambda: TrainerConfig(
-            iterations=1600,
-            learning_rate=2e-3,
-            warmup=200,
-            gradient_clip=1.0,
-            ema_decay=0.998,
-            validate_every=0,
-        )
-    )
+    trainer: TrainerConfig = dataclasses.field(default_factory=lambda: _steps(1600))
 
     def __post_init__(self) -> None:
         if self.pictures < self.denoising.batch_size:
@@ -97,22 +99,9 @@ class PosteriorTrainingConfig:
     pictures: int = 40_000
     """Of seen combinations, drawn once."""
     network: PosteriorNetConfig = dataclasses.field(default_factory=PosteriorNetConfig)
-    levels: DenoisingConfig = dataclasses.field(
-        default_factory=lambda: DenoisingConfig(
-            batch_size=128, sigma_min=0.05, sigma_max=30.0, log_sigma_mean=0.3, log_sigma_std=1.3
-        )
-    )
+    levels: DenoisingConfig = dataclasses.field(default_factory=lambda: _levels(128, 0.3))
     """Noise levels and batch size, as for denoising."""
-    trainer: TrainerConfig = dataclasses.field(
-        default_factory=lambda: TrainerConfig(
-            iterations=3000,
-            learning_rate=2e-3,
-            warmup=200,
-            gradient_clip=1.0,
-            ema_decay=0.998,
-            validate_every=0,
-        )
-    )
+    trainer: TrainerConfig = dataclasses.field(default_factory=lambda: _steps(3000))
 
     def __post_init__(self) -> None:
         if self.pictures < self.levels.batch_size:
@@ -187,13 +176,13 @@ class SeenSprites:
 
 def load_energy(folder: Path, posteriors: FactorPosteriors) -> FactorEnergy:
     """An energy saved by `train_energy` with these posteriors. Raises InputError if there is none."""
-    network = FactorNetConfig(**load_json(folder / SETTINGS)["network"])
+    network = from_dict(FactorNetConfig, load_json(folder / SETTINGS)["network"])
     return _loaded(FactorEnergy(network, posteriors), folder)
 
 
 def load_posteriors(folder: Path) -> FactorPosteriors:
     """Posteriors saved by `train_posteriors`. Raises InputError if there are none."""
-    network = PosteriorNetConfig(**load_json(folder / SETTINGS)["network"])
+    network = from_dict(PosteriorNetConfig, load_json(folder / SETTINGS)["network"])
     return _loaded(FactorPosteriors(network), folder)
 
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ebm_traj.core.checkpoint import without_nan
 from ebm_traj.planning.detection import (
     Delays,
     auroc_interval,
@@ -96,7 +97,7 @@ class Study:
                     "faults": {
                         name: {
                             "auroc": list(found.auroc),
-                            **{k: _plain(v) for k, v in dataclasses.asdict(found.delays).items()},
+                            **without_nan(dataclasses.asdict(found.delays)),
                         }
                         for name, found in row.found.items()
                     },
@@ -185,7 +186,3 @@ def effect_of(
     moving = spec.moving
     change = (apart[..., moving] / spec.change_std[moving]).max((1, 2))
     return Effect(float(np.median(farthest)), float(np.median(change)), float((change < NO_EFFECT).mean()))
-
-
-def _plain(value: float) -> float | None:
-    return value if np.isfinite(value) else None

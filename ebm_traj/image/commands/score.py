@@ -98,9 +98,8 @@ def main(args: Args) -> None:
             sampler = dataclasses.replace(sampler, steps=args.steps)
         labels = even_labels(model, args.count)
         made = sample(
-            *(model, args.count, labels),
-            sampler=sampler, batch=args.batch, seed=args.seed, progress="samples",
-        )  # fmt: skip
+            model, args.count, labels, sampler=sampler, batch=args.batch, seed=args.seed, progress="samples"
+        )
         check_samples(made.x, real.shape)
         save_samples(args.out / "samples.npz", made.x, labels)
         x = to_tensor(to_uint8(made.x))  # the same bytes whether scored now or from the file

@@ -63,11 +63,11 @@ def main(args: Args) -> None:
 
     import torch
 
+    from ebm_traj.image import sharpness_study as sharp
     from ebm_traj.image.pictures import to_tensor
     from ebm_traj.image.sampling_report import LEGEND, mixing_table, picture, table
     from ebm_traj.image.sampling_study import chain_settings, curve, flow_settings, mixing
     from ebm_traj.image.scores import Reference
-    from ebm_traj.image.sharpness_study import sharpness_settings
     from ebm_traj.image.studies import opened, write
 
     given = opened(args.model, args.data, device, args.classifier, split=args.split)
@@ -75,7 +75,7 @@ def main(args: Args) -> None:
     model = given.model
     settings = flow_settings(model, args.solvers, args.gradients) if model.has_levels else []
     settings += chain_settings(model, args.chain_gradients, levels=args.levels, leapfrog=args.leapfrog)
-    factors = sharpness_settings(model, args.sharpness, args.sharp_below) if args.sharpness else []
+    factors = sharp.sharpness_settings(model, args.sharpness, args.sharp_below) if args.sharpness else []
     if not settings and not factors:
         raise InputError("--gradients, --chain-gradients: none that a sampler could keep to; give more")
     reference = Reference.of(given.test, given.classifier, args.count, args.seed)
@@ -92,8 +92,6 @@ def main(args: Args) -> None:
         "points": [dataclasses.asdict(point) for point in points],
     }
     if factors:
-        from ebm_traj.image import sharpness_study as sharp
-
         found = curve(model, factors, reference, batch=args.batch, seed=args.seed, progress=True)
         text += f"\n\n{sharp.LEGEND}\n\n{sharp.table(found, floor)}"
         content["sharpness"] = [dataclasses.asdict(point) for point in found]
