@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ebm_traj.core.chains import run_langevin
 from ebm_traj.core.energy import Condition, Energy, energy_and_gradient
+from ebm_traj.core.jumps import jump, require_density
 from ebm_traj.core.langevin import Chain, LangevinConfig, noise_like
 from ebm_traj.core.objectives import Batch, Objective
 from ebm_traj.core.proposal import GaussianProposal, Mixture, MixtureProposal, Proposal
@@ -43,6 +44,9 @@ class ContrastiveConfig:
     """Weight of the samples' entropy, which belongs to the `kl` term (0.3 in the code of 2012.01316)."""
     kl_steps: int = 1
     """Last steps of the chain that the `kl` and `entropy` terms differentiate."""
+    jumps: int = 0
+    """Fresh draws of the proposal that each chain is offered before its walk, see `core.jumps`: they carry
+    chains between modes, whose shares the energy then learns."""
     adapt: bool = False
     """Adapt the chain's step size during training towards its `target_acceptance`, from chain to chain
     (`langevin.adapt` does so anew within each); needs Metropolis."""
@@ -58,7 +62,7 @@ class ContrastiveConfig:
             )
         if self.buffer_size < self.batch_size:
             raise InputError(f"buffer size: {self.buffer_size}; it must hold a batch of {self.batch_size}")
-        for name in ("kl", "entropy"):
+        for name in ("kl", "entropy", "jumps"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"{name}: {getattr(self, name)}; accepted are 0 and more")
         if self.through_chain and not 1 <= self.kl_steps <= self.langevin.steps:
@@ -112,7 +116,8 @@ class ContrastiveDivergence(Objective):
     ) -> None:
         """`fit_proposal` False leaves the proposal's own loss to another objective.
 
-        Raises InputError if the entropy is asked for and the proposal has no centre.
+        Raises InputError if the entropy is asked for and the proposal has no centre, or jumps and it has no
+        density.
         """
         super().__init__()
         self.energy = energy
@@ -121,6 +126,8 @@ class ContrastiveDivergence(Objective):
         self.fit_proposal = fit_proposal
         if config.entropy > 0:
             _centre_of(proposal)  # raises here rather than in the first step
+        if config.jumps:
+            require_density(proposal)
         self.langevin = config.langevin
         """The chain in force: `config.langevin` until its step size is adapted or halved."""
         self.buffer = ReplayBuffer(config.buffer_size)
@@ -149,18 +156,23 @@ class ContrastiveDivergence(Objective):
             condition = {name: torch.cat([values, rows[name]]) for name, values in condition.items()}
 
         scale = self.proposal.scale(condition)
-        chain, live = self._walk(start, condition, scale, generator)
+        before_walk, jumped = start, None
+        if self.config.jumps:
+            before_walk, jumped = self._jump(start, condition, generator)
+        chain, live = self._walk(before_walk, condition, scale, generator)
         through = self._through_chain(live, condition, scale, slots, generator)
         if replayed:
             self.buffer.update(slots, "chain", chain.x[new:])
         self.buffer.add({"chain": chain.x[:new], "data": batch.x, **kept})
 
-        loss, figures = self._phases(data, condition, chain.x, condition, start)
+        loss, figures = self._phases(data, condition, chain.x, condition, before_walk)
         figures |= {
             "acceptance": chain.acceptance,
             "step_size": torch.tensor(self.langevin.step_size, dtype=torch.float64),
             **ages,
         }
+        if jumped is not None:
+            figures["jumps_taken"] = jumped
         if through is not None:
             loss = loss + through[0]
             figures.update(through[1])
@@ -189,6 +201,18 @@ class ContrastiveDivergence(Objective):
             "spread_samples": samples.std(),
             "spread_data": data.std(),
         }
+
+    def _jump(self, start: Tensor, condition: Condition, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        times, temperature = self.config.jumps, self.langevin.temperature
+        return jump(
+            self.energy,
+            self.proposal,
+            start,
+            condition,
+            times=times,
+            temperature=temperature,
+            generator=generator,
+        )
 
     def _walk(
         self, start: Tensor, condition: Condition, scale: Tensor | None, generator: torch.Generator
@@ -268,13 +292,14 @@ class ContrastiveDivergence(Objective):
 
     @property
     def gradients(self) -> int:
+        offers = math.ceil(self.config.jumps / 2)  # an energy without its gradient costs about half
         if not self.config.through_chain:
-            return 1 + self.langevin.gradients
+            return 1 + offers + self.langevin.gradients
         last = self.config.kl_steps
         before = dataclasses.replace(self.langevin, steps=self.langevin.steps - last)
         # a differentiated step is gone through twice more in the backward pass; `kl` looks at dE/dx once more
         live = last * (4 if self.langevin.metropolis else 3) + (self.config.kl > 0)
-        return 1 + before.gradients + live
+        return 1 + offers + before.gradients + live
 
     def memory(self) -> dict[str, Tensor]:
         return {

@@ -19,6 +19,7 @@ from ebm_traj.core.contrastive import ContrastiveConfig, ContrastiveDivergence
 from ebm_traj.core.denoising import LEVEL, AtLevel, DenoisingConfig, DenoisingScoreMatching
 from ebm_traj.core.distributed import make_fabric
 from ebm_traj.core.energy import UNCONDITIONAL, Condition, Energy, EnergyOfX
+from ebm_traj.core.jumps import jump
 from ebm_traj.core.langevin import Chain, LangevinConfig, langevin
 from ebm_traj.core.objectives import Batch, Objective
 from ebm_traj.core.proposal import NoiseProposal
@@ -30,6 +31,10 @@ from ebm_traj.image.toy import ToyDensity
 Learning = Literal["denoising", "contrastive"]
 ROW = "row"
 """Name of the only entry of a condition of plane energies, which says how many rows there are."""
+JUMPS = 200
+"""Offered to each sample before its walk; one in ten is taken, or one in twenty."""
+WALK = LangevinConfig(steps=200, step_size=0.01, metropolis=True, adapt=100)
+"""What samples walk after their jumps."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +59,7 @@ class PlaneConfig:
             buffer_size=10_000,
             replay_fraction=0.95,
             energy_regularisation=1e-2,
+            jumps=10,
             adapt=True,
         )
     )
@@ -116,15 +122,36 @@ class Learnt:
         return lambda x: self.conditional(x, {LEVEL: level})
 
     def sample(self, count: int, generator: torch.Generator | None = None, *, record: bool = False) -> Chain:
-        """A `Chain` whose x are (count, 2) samples: down the levels, or long chains from anywhere."""
+        """A `Chain` whose x are (count, 2) samples: down the levels, or by jumps and a walk from anywhere."""
         extent = self.conditional.extent
         if self.conditional.with_level:
             levels = self.config.denoising
             path = AnnealConfig(steps=20, sigma_max=levels.sigma_max, sigma_min=levels.sigma_min)
             return anneal(self.energy_at, torch.zeros(count, 2), path, generator=generator, record=record)
-        start = extent * (2 * torch.rand((count, 2), generator=generator) - 1)
-        walk = LangevinConfig(steps=500, step_size=0.01, metropolis=True, adapt=100)
-        return langevin(self.energy, start, walk, generator=generator, record=record)
+        return walk_anywhere(self.energy, extent, count, generator, record=record)
+
+
+def walk_anywhere(
+    energy: Energy,
+    extent: float,
+    count: int,
+    generator: torch.Generator | None = None,
+    *,
+    record: bool = False,
+) -> Chain:
+    """A `Chain` whose x are `count` samples of an energy, from anywhere in +-`extent`.
+
+    Jumps find the modes in their shares; Metropolis-corrected Langevin steps follow, recorded if asked for.
+    """
+    anywhere, rows = anywhere_in(extent), {ROW: torch.zeros(count, 1)}
+    start = anywhere.sample(rows, generator)
+    start, _ = jump(energy, anywhere, start, rows, times=JUMPS, generator=generator)
+    return langevin(of_x(energy), start, WALK, generator=generator, record=record)
+
+
+def anywhere_in(extent: float) -> NoiseProposal:
+    """The uniform distribution on the square +-`extent`."""
+    return NoiseProposal(lambda condition: torch.zeros(len(condition[ROW]), 2), extent)
 
 
 def learn(density: ToyDensity, config: PlaneConfig, folder: Path) -> Learnt:
@@ -138,8 +165,7 @@ def learn(density: ToyDensity, config: PlaneConfig, folder: Path) -> Learnt:
     if config.learning == "denoising":
         objective = DenoisingScoreMatching(energy, config.denoising)
     else:
-        start = NoiseProposal(lambda condition: torch.zeros(len(condition[ROW]), 2), density.extent)
-        objective = ContrastiveDivergence(energy, start, config.contrastive)
+        objective = ContrastiveDivergence(energy, anywhere_in(density.extent), config.contrastive)
 
     def batches(iteration: int, generator: torch.Generator) -> Batch:
         pick = torch.randint(len(data), (objective.new_rows,), generator=generator)

@@ -16,16 +16,13 @@ from ebm_traj.core.langevin import LangevinConfig, langevin
 from ebm_traj.core.seeding import seeded_generator
 from ebm_traj.image.plane_composition import bar, both, either, normalised, without
 from ebm_traj.image.plane_paths import PathRow, path_study, path_table
-from ebm_traj.image.playground import Grid, Learnt, PlaneConfig, Scores, learn, of_x, score
+from ebm_traj.image.playground import Grid, Learnt, PlaneConfig, Scores, learn, of_x, score, walk_anywhere
 from ebm_traj.image.playground_figures import draw_paths, landscape, points, sheet, walks
 from ebm_traj.image.toy import ToyDensity, toy
 from ebm_traj.theme import LIGHT, Theme, save, style
 
 PAGE, FIGURES = "playground.md", "playground.json"
 LANDSCAPES, COMPOSED, PATHS = "landscapes.png", "composed.png", "paths.png"
-
-LONG_WALK = LangevinConfig(steps=600, step_size=0.02, metropolis=True, adapt=100)
-"""By which composed energies are sampled, from anywhere."""
 
 Compose = Callable[[Energy, Energy], Energy]
 OPERATIONS: dict[str, Compose] = {"ring and bar": both, "ring or bar": either, "ring, not bar": without}
@@ -91,8 +88,7 @@ def composed_rows(
     for name, compose in OPERATIONS.items():
         energy = compose(*found)
         generator = seeded_generator("cpu", "composed", name)
-        start = ring.extent * (2 * torch.rand((count, 2), generator=generator) - 1)
-        x = langevin(of_x(energy), start, LONG_WALK, generator=generator).x
+        x = walk_anywhere(energy, ring.extent, count, generator).x
         place = (grid.points[:, 0] > 0) & (grid.points[:, 1] > -1)
         mass = float(grid.log_density(of_x(energy)).exp()[place].sum()) * grid.area
         share = float(((x[:, 0] > 0) & (x[:, 1] > -1)).float().mean())
@@ -156,7 +152,7 @@ def write_report(
         write_atomically(out / COMPOSED, composed_picture(composed))
         page += ["## And, or, not", composed_table(composed), f"![Composed energies]({COMPOSED})"]
     if paths:
-        ring = next(row.learnt.energy for row in rows if row.density == "ring")
+        ring = min((r for r in rows if r.density == "ring"), key=lambda r: r.scores.kl).learnt.energy
         write_atomically(out / PATHS, paths_picture(paths, ring))
         page += ["## Paths", path_table(list(paths)), f"![Paths]({PATHS})"]
     write_atomically(out / PAGE, "\n\n".join(page) + "\n")
@@ -212,14 +208,15 @@ def run(
     path_count: int,
     seed: int,
 ) -> tuple[list[PlaneRow], list[ComposedRow], list[PathRow]]:
-    """All of the study. Compositions and paths are made where the ring is among the densities."""
+    """All of the study. Compositions and paths are of the ring, if learnt, by the better of its energies."""
     rows = [
         plane_row(name, kind, out / "runs" / f"{name}-{kind.learning}") for name in names for kind in kinds
     ]
     ring = [row for row in rows if row.density == "ring"]
     if not ring:
         return rows, [], []
-    learnt_bar = learn(bar(), kinds[0], out / "runs" / "bar").energy
-    composed = composed_rows(toy("ring"), ring[0].learnt.energy, learnt_bar, sample_count)
-    paths = path_study(ring[0].learnt.energy, path_count, seed) if path_count else []
+    best = min(ring, key=lambda row: row.scores.kl).learnt
+    learnt_bar = learn(bar(), best.config, out / "runs" / "bar").energy
+    composed = composed_rows(toy("ring"), best.energy, learnt_bar, sample_count)
+    paths = path_study(best.energy, path_count, seed) if path_count else []
     return rows, composed, paths

@@ -22,7 +22,7 @@ from ebm_traj.image.plane_composition import (
     without,
 )
 from ebm_traj.image.plane_paths import path_study
-from ebm_traj.image.playground import Grid, PlaneConfig, learn, of_x, score
+from ebm_traj.image.playground import Grid, PlaneConfig, learn, of_x, score, walk_anywhere
 from ebm_traj.image.toy import Gaussians, ring, toy
 
 SMALL = PlaneConfig(width=32, samples=2000)
@@ -164,9 +164,10 @@ def command(call_script_path, *argv):
 
 
 def test_the_command_writes_its_report_and_refuses_bad_input(tmp_path, capsys, monkeypatch):
+    import ebm_traj.image.playground as playground
     import ebm_traj.image.playground_study as study
 
-    monkeypatch.setattr(study, "LONG_WALK", LangevinConfig(steps=5, step_size=0.02, metropolis=True))
+    monkeypatch.setattr(playground, "WALK", LangevinConfig(steps=5, step_size=0.02, metropolis=True))
     monkeypatch.setattr(study, "path_study", lambda ring, count, seed: path_study_small(ring, count, seed))
     tiny = [
         "--densities",
@@ -210,3 +211,11 @@ def path_study_small(ring, count, seed):
     short = HMCConfig(steps=2, step_size=0.05, leapfrog=2)
     with patch.object(composition.Paths.sample, "__defaults__", (None, short)):
         return path_study(ring, count, seed)
+
+
+def test_samples_from_anywhere_have_the_modes_in_their_shares():
+    density = ring()
+    x = walk_anywhere(density, density.extent, 1600, seeded_generator("cpu", 0)).x
+    mode = (x[:, None] - density.means).square().sum(-1).argmin(1)
+    shares = torch.bincount(mode, minlength=8) / len(x)
+    assert float((shares - 1 / 8).abs().max()) < 4 * math.sqrt(1 / 8 * 7 / 8 / len(x))
