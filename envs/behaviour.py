@@ -25,6 +25,7 @@ POLICIES = {
     "random": "ebm_traj.envs.behaviour:RandomPolicy",
     "expert": "ebm_traj.envs.expert:ExpertPolicy",
     "trained": "ebm_traj.envs.trained:TrainedPolicy",
+    "planner": "ebm_traj.planning.planned:PlannedPolicy",
     "function": "ebm_traj.envs.custom_policies:FunctionPolicy",
     "sb3": "ebm_traj.envs.custom_policies:SB3Policy",
 }

@@ -13,6 +13,7 @@ from ebm_traj.envs.custom_policies import named_policy
 from ebm_traj.envs.expert import ExpertSettings
 from ebm_traj.envs.trained import TrainedSettings
 from ebm_traj.errors import InputError
+from ebm_traj.planning.planned import PlannedSettings
 
 
 @dataclasses.dataclass
@@ -44,10 +45,12 @@ class Args:
     steps: int = 100
     """Steps of an episode; some environments end earlier."""
     policy: str = "random"
-    """random, expert (plans in the simulator), trained (a network), module:function, or an SB3 model.zip."""
+    """random, expert (plans in the simulator), trained (a network), planner (plans in a learned model),
+    module:function, or an SB3 model.zip."""
     random: RandomSettings = RandomSettings()
     expert: ExpertSettings = ExpertSettings()
     trained: TrainedSettings = TrainedSettings()
+    planner: PlannedSettings = PlannedSettings()
     noise_every: int | None = None
     """Every so many steps the action is uniformly random; 0 for never. Default 4 for random and paper."""
     noise_probability: float = 0.0
@@ -202,7 +205,7 @@ def policy_of(args: Args) -> tuple[str, Any]:
     return args.policy, getattr(args, args.policy)
 
 
-BUILT_IN = ("random", "expert", "trained")
+BUILT_IN = ("random", "expert", "trained", "planner")
 SAME_NAMES = (
     "episodes",
     "steps",

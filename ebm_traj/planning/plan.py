@@ -70,6 +70,6 @@ class Planner(Protocol):
         ...
 
 
-def late(deadline: float | None) -> bool:
-    """Whether a deadline (of `time.perf_counter`) has passed."""
-    return deadline is not None and time.perf_counter() >= deadline
+def late(deadline: float | None, wanted: float = 0.0) -> bool:
+    """Whether less than `wanted` seconds are left to a deadline (of `time.perf_counter`)."""
+    return deadline is not None and time.perf_counter() + wanted >= deadline
