@@ -1,4 +1,4 @@
-"""`PlannedPolicy`: planning in a learned model as a behaviour to collect with (`collect.py --policy planner`).
+"""`PlannedPolicy`: plan in a learned model and collect what comes of it (`collect.py --policy planner`).
 
 What a model is planned in, it is asked about actions that its data never showed. Data of the planner itself
 answer: collect, train on, plan again (Sutton 1991, Dyna; Ross & Bagnell 2012, 1203.1007; Chua et al. 2018,
