@@ -27,12 +27,3 @@ def prepare_folder(out: Path, overwrite: bool, resume: bool) -> None:
 def as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as a checkpoint gives them back: tuples are lists, paths strings."""
     return json.loads(json.dumps(settings, default=str))
-
-
-def require_same(folder: Path, now: Mapping[str, Any], then: Mapping[str, Any]) -> None:
-    """InputError, naming the setting, if a run in `folder` is resumed with another one (see `as_json`)."""
-    for name in sorted(set(now) | set(then)):
-        if now.get(name) != then.get(name):
-            raise InputError(
-                f"resume {folder}: {name} is {now.get(name)} now and was {then.get(name)}; use another --out"
-            )

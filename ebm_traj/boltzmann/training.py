@@ -13,10 +13,10 @@ from tqdm import tqdm
 from ebm_traj.boltzmann.ais import SHORT_AIS, AISConfig, ais, log_likelihood
 from ebm_traj.boltzmann.data import Binarisation, binarise, held_out, require_binarisation
 from ebm_traj.boltzmann.files import save_rbm
-from ebm_traj.boltzmann.folders import as_json, require_same
+from ebm_traj.boltzmann.folders import as_json
 from ebm_traj.boltzmann.learning import Learner, LearningConfig
 from ebm_traj.boltzmann.rbm import RBM, VisibleUnits, base_bias
-from ebm_traj.core.checkpoint import load_tensors, save_tensors, under_prefix, with_prefix
+from ebm_traj.core.checkpoint import load_tensors, require_same, save_tensors, under_prefix, with_prefix
 from ebm_traj.core.logs import MetricLog
 from ebm_traj.core.seeding import seeded_generator
 from ebm_traj.errors import InputError, RunError

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -66,6 +66,24 @@ def from_dict(cls: type, values: dict[str, Any]) -> Any:
         return tuple(value) if isinstance(value, list) else value
 
     return cls(**{name: read(name) for name in values})
+
+
+def require_same(where: Path | str, now: Mapping[str, Any], then: Mapping[str, Any]) -> None:
+    """InputError, naming the first setting that differs, if a run is resumed with other settings than it had.
+
+    Both as JSON gives them back (lists for tuples); in nested ones the path to the setting is named.
+    """
+    for name, is_now, was in _differences(now, then):
+        raise InputError(f"resume {where}: {name} is {is_now} now and was {was}; use another --out")
+
+
+def _differences(now: Any, then: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(now, Mapping) and isinstance(then, Mapping):
+        for key in sorted(set(now) | set(then)):
+            path = f"{name}.{key}" if name else str(key)
+            yield from _differences(now.get(key), then.get(key), path)
+    elif now != then:
+        yield name, now, then
 
 
 def without_nan(value: Any) -> Any:

@@ -15,6 +15,7 @@ from ebm_traj.core.checkpoint import (
     load_optimizer_tensors,
     load_tensors,
     optimizer_tensors,
+    require_same,
     save_tensors,
     under_prefix,
     with_prefix,
@@ -423,10 +424,5 @@ class Trainer:
 
     def _read_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, meta = load_tensors(self.folder / TRAINING_FILE)
-        for name in sorted(set(self.identity) | set(meta["identity"])):
-            now, then = self.identity.get(name), meta["identity"].get(name)
-            if now != then:
-                raise InputError(
-                    f"resume {self.folder}: {name} is {now} now and was {then}; use another --out"
-                )
+        require_same(self.folder, self.identity, meta["identity"])
         return tensors, meta

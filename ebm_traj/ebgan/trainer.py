@@ -19,6 +19,7 @@ from ebm_traj.core.checkpoint import (
     load_optimizer_tensors,
     load_tensors,
     optimizer_tensors,
+    require_same,
     save_tensors,
     under_prefix,
     with_prefix,
@@ -247,12 +248,7 @@ class AdversarialTrainer:
         Raises InputError if there is none, or if it was made with other settings (and says which).
         """
         tensors, meta = load_tensors(self.folder / TRAINING_FILE, self.model.device)
-        for name in sorted(set(self.identity) | set(meta["identity"])):
-            now, then = self.identity.get(name), meta["identity"].get(name)
-            if now != then:
-                raise InputError(
-                    f"resume {self.folder}: {name} is {now} now and was {then}; use another --out"
-                )
+        require_same(self.folder, self.identity, meta["identity"])
         self.model.load_state_dict(under_prefix("weights", tensors))
         for name, part in self.both.parts.items():
             load_optimizer_tensors(part, under_prefix(name, tensors))

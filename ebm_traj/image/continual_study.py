@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ebm_traj.atomic import write_atomically
-from ebm_traj.core.checkpoint import load_json, save_json
+from ebm_traj.core.checkpoint import load_json, require_same, save_json
 from ebm_traj.core.seeding import derive_seed
 from ebm_traj.errors import InputError
 from ebm_traj.image.class_energy import ClassEnergies, ClassEnergyConfig
@@ -127,10 +127,7 @@ def study(
     held: dict[str, Any] = {"identity": dict(identity), "runs": {}}
     if (out / RUNS).is_file():
         held = load_json(out / RUNS)
-        for name in sorted(set(identity) | set(held["identity"])):
-            now, then = identity.get(name), held["identity"].get(name)
-            if now != then:
-                raise InputError(f"resume {out}: {name} is {now} now and was {then}; use another --out")
+        require_same(out, identity, held["identity"])
     out.mkdir(parents=True, exist_ok=True)
     wanted = [name for name in made if not only or name in only]
     for name, seed in tqdm([(name, seed) for seed in range(seeds) for name in wanted], unit="run"):

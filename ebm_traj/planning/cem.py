@@ -38,6 +38,9 @@ class CEMConfig:
     """Share of the last round's mean and spread that stays."""
     prior_share: float = 0.25
     """Share of the first round's sequences that a joint model draws itself: what its data would do here."""
+    average: bool = False
+    """Act on the mean of the last elites in place of the best sequence: it is smoother, and holds what is
+    reached."""
     energy_weight: float = 0.0
     """Of that joint model's energy of states and actions beside the wishes, per nat of a window: plans that
     leave its data, where the dynamics err, cost (Du, Lin & Mordatch 2019, 1909.06878)."""
@@ -144,8 +147,14 @@ class CEMPlanner:
                 settled = rounds == config.rounds
                 break
         self._mean = mean
-        states = futures[:, :: max(1, config.particles)]
-        return Plan(states, actions, wish, wish.argmin(1), rounds, settled)
+        states, chosen = futures[:, :: max(1, config.particles)], wish.argmin(1)
+        if config.average:
+            middle = model.unscale_actions(mean)[:, None]
+            future = follow(model, seen, past_actions, middle, config.particles, generator)
+            value = total(self.energies, future.flatten(0, 1)).view(batch, 1, -1).mean(2)
+            states, actions = torch.cat([future[:, :1], states], 1), torch.cat([middle, actions], 1)
+            wish, chosen = torch.cat([value, wish], 1), torch.zeros_like(chosen)
+        return Plan(states, actions, wish, chosen, rounds, settled)
 
     def _energy(self, context: Tensor, past_actions: Tensor, futures: Tensor, actions: Tensor) -> Tensor:
         """The prior's energy (B, M) of plans with futures (B, M P, H, D), actions (B, M, H, A)."""

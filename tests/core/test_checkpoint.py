@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from ebm_traj.core.checkpoint import from_dict, without_nan
+from ebm_traj.core.checkpoint import from_dict, require_same, without_nan
 from ebm_traj.errors import InputError
 
 
@@ -39,3 +39,15 @@ def test_a_setting_that_is_not_known_is_named():
 
 def test_nan_is_null():
     assert without_nan({"a": [1.0, math.nan, (math.inf,)], "b": "x"}) == {"a": [1.0, None, [None]], "b": "x"}
+
+
+def test_a_resumed_run_with_another_setting_is_told_which() -> None:
+    then = {"data": "toy", "config": {"width": 8, "sizes": [1, 2]}}
+    require_same("runs/a", {"data": "toy", "config": {"width": 8, "sizes": [1, 2]}}, then)
+    for now, message in (
+        ({"data": "toy", "config": {"width": 9, "sizes": [1, 2]}}, "config.width is 9 now and was 8;"),
+        ({"data": "toy", "config": {"sizes": [1, 2]}}, "config.width is None now and was 8;"),
+        (then | {"rows": 3}, "rows is 3 now and was None;"),
+    ):
+        with pytest.raises(InputError, match=f"resume runs/a: {message} use another --out"):
+            require_same("runs/a", now, then)
