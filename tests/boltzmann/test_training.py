@@ -67,7 +67,7 @@ def test_the_file_gives_the_machine_back(tmp_path):
 def test_resuming_with_other_settings_is_refused(tmp_path):
     RBMTrainer(CONFIG, levels(), tmp_path).fit()
     other = RBMTrainer(dataclasses.replace(CONFIG, hidden=7), levels(), tmp_path)
-    with pytest.raises(InputError, match="config is"):
+    with pytest.raises(InputError, match=r"config.hidden is 7 now and was"):
         other.resume()
 
 
