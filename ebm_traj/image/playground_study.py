@@ -195,7 +195,7 @@ def composed_picture(rows: Sequence[ComposedRow], theme: Theme = LIGHT) -> bytes
 def paths_picture(rows: Sequence[PathRow], ring: Energy, theme: Theme = LIGHT) -> bytes:
     """PNG: the paths under each energy."""
     with style(theme):
-        figure, axes = sheet(1, len(rows))
+        figure, axes = sheet(1, len(rows), title_lines=2)
         draw_paths(list(axes[0]), rows, of_x(ring), theme)
         return save(figure, "png")
 
