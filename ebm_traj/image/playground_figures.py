@@ -50,9 +50,7 @@ def _plain(axis: Any, extent: float, title: str) -> None:
 
 def sheet(lines: int, columns: int, title_lines: int = 1) -> tuple[Figure, np.ndarray]:
     """A figure of square tiles under titles of so many lines."""
-    figure = Figure(
-        figsize=(TILE * columns + 0.1, (TILE + 0.3 * title_lines) * lines), layout="constrained"
-    )
+    figure = Figure(figsize=(TILE * columns + 0.1, (TILE + 0.3 * title_lines) * lines), layout="constrained")
     return figure, figure.subplots(lines, columns, squeeze=False)
 
 
