@@ -48,11 +48,6 @@ class ExpertSettings:
     """Steps acted on before planning anew."""
     noise: tuple[float, ...] = (0.15, 0.5, 1.0)
     """Standard deviations of the knots' noise, in half-widths of the action box; plans take them in turn."""
-    near: float = 0.0
-    """Radians to the goal below which the noise shrinks in proportion, so that what is reached is held; 0 for
-    never."""
-    least_noise: float = 0.3
-    """Share of the noise that is left at the goal."""
     temperature: float = 0.02
     """Of MPPI, in units of the cost."""
     elites: int = 8
@@ -79,11 +74,6 @@ class ExpertSettings:
             )
         if not self.noise or min(self.noise) <= 0 or self.temperature <= 0:
             raise InputError("expert: noise and temperature must be above 0")
-        if not self.near >= 0 or not 0 < self.least_noise <= 1:
-            raise InputError(
-                f"expert: near is {self.near:g}, least noise {self.least_noise:g}; accepted are 0 and more, "
-                "and above 0 to 1"
-            )
 
 
 class ExpertPolicy:
@@ -165,8 +155,7 @@ class ExpertPolicy:
         if self._planned:
             self._knots = shift(self._knots, chosen.replan_every * (chosen.knots - 1) / (chosen.horizon - 1))
         candidates = np.repeat(self._knots[:, None], chosen.samples, axis=1)  # (N, M, K, 20)
-        noise = self._optimizer.spread(chosen.samples) * self._draws()
-        candidates[:, 1:] += noise * self._noise_left(states)[:, None, None, None]
+        candidates[:, 1:] += self._optimizer.spread(chosen.samples) * self._draws()
         np.clip(candidates, -1.0, 1.0, out=candidates)
         costs = np.empty(candidates.shape[:2])
         rows = max(1, PLANS_AT_ONCE // chosen.samples)
@@ -176,13 +165,6 @@ class ExpertPolicy:
         self._knots = self._optimizer.update(candidates, costs)
         self._actions = interpolate(self._knots, chosen.horizon)  # (N, H, 20)
         self._planned, self._since_plan = True, 0
-
-    def _noise_left(self, states: Array) -> Array:
-        """(N,) factor of the noise in states (N, S)."""
-        if not self.settings.near:
-            return np.ones(len(states))
-        angle = self._task.distance(self._hand.object_poses(states), states[:, self._hand.goal]).rotation
-        return np.clip(angle / self.settings.near, self.settings.least_noise, 1.0)
 
     def _draws(self) -> Array:
         """Standard normal numbers (N, M-1, K, 20), each row's a function of its seed and step."""
