@@ -293,7 +293,7 @@ def test_other_settings_are_refused_on_resuming_and_folders_are_kept(tmp_path):
     with pytest.raises(InputError, match="exists already"):
         run(DENOISING, tmp_path / "run")
     (tmp_path / "run" / "image.json").unlink()
-    with pytest.raises(InputError, match="settings.learning_rate is"):
+    with pytest.raises(InputError, match=r"settings.learning_rate is"):
         run(DENOISING, tmp_path / "run", dataclasses.replace(TRAINER, learning_rate=2e-3), resume=True)
 
 
