@@ -156,23 +156,31 @@ class ContrastiveDivergence(Objective):
             condition = {name: torch.cat([values, rows[name]]) for name, values in condition.items()}
 
         scale = self.proposal.scale(condition)
-        before_walk, jumped = start, None
-        if self.config.jumps:
-            before_walk, jumped = self._jump(start, condition, generator)
-        chain, live = self._walk(before_walk, condition, scale, generator)
+        taken: dict[str, Tensor] = {}
+        if times := self.config.jumps:
+            temperature = self.langevin.temperature
+            start, taken["jumps_taken"] = jump(
+                self.energy,
+                self.proposal,
+                start,
+                condition,
+                times=times,
+                temperature=temperature,
+                generator=generator,
+            )
+        chain, live = self._walk(start, condition, scale, generator)
         through = self._through_chain(live, condition, scale, slots, generator)
         if replayed:
             self.buffer.update(slots, "chain", chain.x[new:])
         self.buffer.add({"chain": chain.x[:new], "data": batch.x, **kept})
 
-        loss, figures = self._phases(data, condition, chain.x, condition, before_walk)
+        loss, figures = self._phases(data, condition, chain.x, condition, start)
         figures |= {
             "acceptance": chain.acceptance,
             "step_size": torch.tensor(self.langevin.step_size, dtype=torch.float64),
             **ages,
+            **taken,
         }
-        if jumped is not None:
-            figures["jumps_taken"] = jumped
         if through is not None:
             loss = loss + through[0]
             figures.update(through[1])
@@ -201,18 +209,6 @@ class ContrastiveDivergence(Objective):
             "spread_samples": samples.std(),
             "spread_data": data.std(),
         }
-
-    def _jump(self, start: Tensor, condition: Condition, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        times, temperature = self.config.jumps, self.langevin.temperature
-        return jump(
-            self.energy,
-            self.proposal,
-            start,
-            condition,
-            times=times,
-            temperature=temperature,
-            generator=generator,
-        )
 
     def _walk(
         self, start: Tensor, condition: Condition, scale: Tensor | None, generator: torch.Generator

@@ -152,8 +152,9 @@ def write_report(
         write_atomically(out / COMPOSED, composed_picture(composed))
         page += ["## And, or, not", composed_table(composed), f"![Composed energies]({COMPOSED})"]
     if paths:
-        ring = min((r for r in rows if r.density == "ring"), key=lambda r: r.scores.kl).learnt.energy
-        write_atomically(out / PATHS, paths_picture(paths, ring))
+        ring = best_ring(rows)
+        assert ring is not None  # else there were no paths
+        write_atomically(out / PATHS, paths_picture(paths, ring.energy))
         page += ["## Paths", path_table(list(paths)), f"![Paths]({PATHS})"]
     write_atomically(out / PAGE, "\n\n".join(page) + "\n")
     return out / PAGE
@@ -212,11 +213,16 @@ def run(
     rows = [
         plane_row(name, kind, out / "runs" / f"{name}-{kind.learning}") for name in names for kind in kinds
     ]
-    ring = [row for row in rows if row.density == "ring"]
-    if not ring:
+    ring = best_ring(rows)
+    if ring is None:
         return rows, [], []
-    best = min(ring, key=lambda row: row.scores.kl).learnt
-    learnt_bar = learn(bar(), best.config, out / "runs" / "bar").energy
-    composed = composed_rows(toy("ring"), best.energy, learnt_bar, sample_count)
-    paths = path_study(best.energy, path_count, seed) if path_count else []
+    learnt_bar = learn(bar(), ring.config, out / "runs" / "bar").energy
+    composed = composed_rows(toy("ring"), ring.energy, learnt_bar, sample_count)
+    paths = path_study(ring.energy, path_count, seed) if path_count else []
     return rows, composed, paths
+
+
+def best_ring(rows: Sequence[PlaneRow]) -> Learnt | None:
+    """The ring as learnt best, by KL(truth || learnt); None if it was not learnt."""
+    ring = [row for row in rows if row.density == "ring"]
+    return min(ring, key=lambda row: row.scores.kl).learnt if ring else None

@@ -131,11 +131,7 @@ class CEMPlanner:
                 )
                 scaled[:, :own] = model.scale_actions(drawn)
             actions = model.unscale_actions(scaled)
-            seen = context[:, -model.context_frames :]
-            futures = follow(model, seen, past_actions, actions, config.particles, generator)
-            wish = total(self.energies, futures.flatten(0, 1)).view(batch, config.futures, -1).mean(2)
-            if config.energy_weight:
-                wish = wish + config.energy_weight * self._energy(context, past_actions, futures, actions)
+            states, wish = self._judge(context, past_actions, actions, generator)
             best = wish.topk(config.elites, largest=False).indices
             elites = scaled.gather(1, best[..., None, None].expand(-1, -1, *scaled.shape[2:]))
             keep = config.momentum if rounds > 1 else 0.0
@@ -147,14 +143,25 @@ class CEMPlanner:
                 settled = rounds == config.rounds
                 break
         self._mean = mean
-        states, chosen = futures[:, :: max(1, config.particles)], wish.argmin(1)
+        chosen = wish.argmin(1)
         if config.average:
             middle = model.unscale_actions(mean)[:, None]
-            future = follow(model, seen, past_actions, middle, config.particles, generator)
-            value = total(self.energies, future.flatten(0, 1)).view(batch, 1, -1).mean(2)
-            states, actions = torch.cat([future[:, :1], states], 1), torch.cat([middle, actions], 1)
+            future, value = self._judge(context, past_actions, middle, generator)
+            states, actions = torch.cat([future, states], 1), torch.cat([middle, actions], 1)
             wish, chosen = torch.cat([value, wish], 1), torch.zeros_like(chosen)
         return Plan(states, actions, wish, chosen, rounds, settled)
+
+    def _judge(
+        self, context: Tensor, past_actions: Tensor, actions: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """A future (B, M, H, D) of each sequence of actions (B, M, H, A), and what it is chosen by (B, M)."""
+        config, model = self.config, self.model
+        seen = context[:, -model.context_frames :]
+        futures = follow(model, seen, past_actions, actions, config.particles, generator)
+        wish = total(self.energies, futures.flatten(0, 1)).view(*actions.shape[:2], -1).mean(2)
+        if config.energy_weight:
+            wish = wish + config.energy_weight * self._energy(context, past_actions, futures, actions)
+        return futures[:, :: max(1, config.particles)], wish
 
     def _energy(self, context: Tensor, past_actions: Tensor, futures: Tensor, actions: Tensor) -> Tensor:
         """The prior's energy (B, M) of plans with futures (B, M P, H, D), actions (B, M, H, A)."""

@@ -6,9 +6,7 @@ answer: collect, train on, plan again (Sutton 1991, Dyna; Ross & Bagnell 2012, 1
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -71,7 +69,7 @@ class PlannedPolicy:
         from ebm_traj.planning.cem import CEMConfig, CEMPlanner
         from ebm_traj.planning.energies import goal
         from ebm_traj.planning.policy import PlanningPolicy
-        from ebm_traj.trajectory.files import load
+        from ebm_traj.trajectory.files import load, weights_digest
 
         model = load(settings.model)
         prior = load(settings.prior) if settings.prior else None
@@ -93,7 +91,7 @@ class PlannedPolicy:
         planner = CEMPlanner(model, config, wish, prior)
         self._policy = PlanningPolicy(planner, model.spec, centre, settings.replan_every)
         self._low, self._high = low, high
-        self.sha256 = digest([settings.model, settings.prior])
+        self.sha256 = "+".join(weights_digest(known) for known in (model, prior) if known is not None)
 
     def reset(self, seeds: Sequence[int], steps: ArrayLike = 0) -> None:
         """Begin episodes without a plan; see `PlanningPolicy.reset`."""
@@ -108,16 +106,3 @@ class PlannedPolicy:
         """Actions (N, A) within the box."""
         found = self._policy.act(observations, previous_actions, simulator_states)
         return np.clip(found, self._low, self._high)
-
-
-def digest(models: Sequence[str]) -> str:
-    """sha256 of the weights of the named models, by which a recording knows what made it."""
-    from ebm_traj.trajectory import pretrained
-
-    whole = hashlib.sha256()
-    for name in filter(None, models):
-        folder = Path(name) if Path(name).is_dir() else pretrained.find(name)
-        for file in sorted(Path(folder or name).rglob("*.safetensors")):
-            if file.stem != "training":  # the optimiser's; it does not act
-                whole.update(file.read_bytes())
-    return whole.hexdigest()

@@ -25,11 +25,16 @@ def rows(count: int) -> dict[str, torch.Tensor]:
     return {"row": torch.zeros(count, 1)}
 
 
+def wells(x: torch.Tensor) -> list[torch.Tensor]:
+    """Energies (B,) of Gaussians of width 0.3 at -2 and 2."""
+    return [(x[:, 0] - at).square() / (2 * 0.3**2) for at in (-2.0, 2.0)]
+
+
 def two_wells(share: float) -> Energy:
-    """Gaussians of width 0.3 at -2 and 2, `share` of the mass on the right; off by a constant."""
+    """The two wells, `share` of the mass on the right; off by a constant."""
 
     def energy(x: torch.Tensor) -> torch.Tensor:
-        left, right = ((x[:, 0] - at).square() / (2 * 0.3**2) for at in (-2.0, 2.0))
+        left, right = wells(x)
         return 7 - torch.logaddexp(math.log(1 - share) - left, math.log(share) - right)
 
     return FunctionEnergy(energy)
@@ -91,7 +96,7 @@ class Tilt(Energy):
         self.logit = torch.nn.Parameter(torch.zeros(()))
 
     def forward(self, x: torch.Tensor, condition: object = None) -> torch.Tensor:
-        left, right = ((x[:, 0] - at).square() / (2 * 0.3**2) for at in (-2.0, 2.0))
+        left, right = wells(x)
         return -torch.logaddexp(-left, self.logit - right)
 
 

@@ -1,5 +1,6 @@
 """Collecting with a planner: it acts, is recorded with its model, and says what it cannot do."""
 
+import dataclasses
 import hashlib
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import pytest
 from ebm_traj.collect import CollectSettings, collect
 from ebm_traj.datasets import Recording
 from ebm_traj.errors import InputError
-from ebm_traj.planning.planned import PlannedSettings, digest
+from ebm_traj.planning.planned import PlannedSettings
+from ebm_traj.trajectory.files import load, weights_digest
 
 SMALL = PlannedSettings(model="hand-block-fast", futures=4, horizon=2, rounds=1)
 TASK = CollectSettings(
@@ -32,9 +34,11 @@ def test_a_planner_collects_the_same_bytes_twice_and_is_named_with_its_model(tmp
     assert shards(tmp_path / "one") == shards(tmp_path / "two")
     policy = Recording(tmp_path / "one").manifest.policy
     assert policy["name"] == "planner" and policy["settings"]["model"] == "hand-block-fast"
-    assert policy["sha256"] == digest(["hand-block-fast", ""])
+    assert policy["sha256"] == weights_digest(load("hand-block-fast"))
     assert policy["goal_conditioned"] and not policy["markov"]
-    assert digest(["hand-block-fast"]) != digest(["hand-block-fast", "hand-block-small"])
+    together = dataclasses.replace(SMALL, prior="hand-block-small")
+    collect(tmp_path / "three", dataclasses.replace(TASK, policy_settings=together), progress=False)
+    assert Recording(tmp_path / "three").manifest.policy["sha256"] != policy["sha256"]
 
 
 @pytest.mark.parametrize(
