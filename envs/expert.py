@@ -4,10 +4,12 @@ At every second step it draws plans around the last one, simulates them all from
 with `mujoco.rollout`, and acts on what the optimiser makes of their costs. The simulator it plans in takes
 coarser steps than the one it acts in. Cost of a plan, in radians, over its H steps:
 
-    mean_t (rotation_t + w_p |position_t - position_goal|) + w_f rotation_H
+    mean_t (r_t + w_p |position_t - position_goal|) + w_f r_H
+    r_t = rotation_t + w_n tanh(rotation_t / 0.2)
 
-rotation_t is the angle between object and goal; where the task ignores the position, the goal's is where the
-object came to rest at the start. How optimisers and settings compare is in RESULTS.md.
+rotation_t is the angle between object and goal, and the last two tenths of a radian count for more, so that
+the goal is held; where the task ignores the position, the goal's is where the object came to rest at the
+start. How optimisers and settings compare is in RESULTS.md.
 """
 
 import dataclasses
@@ -29,6 +31,7 @@ Array = NDArray[np.float64]
 
 EXPERT_STREAM = 3  # keeps the expert's draws apart from others with the same seed
 OPTIMIZERS = ("mppi", "predictive-sampling", "cem")
+NEAR = 0.2  # radians, twice the environment's threshold of success
 PLANS_AT_ONCE = 4096  # whose actions and states are held in memory together
 
 
@@ -58,6 +61,8 @@ class ExpertSettings:
     """Metres that the object may be off at no cost where the task ignores its position."""
     final_weight: float = 2.0
     """Weight of the last step's rotation."""
+    near_weight: float = 0.5
+    """How much more the last two tenths of a radian count, in radians."""
     substeps: int = 5
     """Simulator steps in an environment step while planning; 20 is exact."""
 
@@ -74,6 +79,8 @@ class ExpertSettings:
             )
         if not self.noise or min(self.noise) <= 0 or self.temperature <= 0:
             raise InputError("expert: noise and temperature must be above 0")
+        if not self.near_weight >= 0:
+            raise InputError(f"expert: near_weight is {self.near_weight}; needs 0 or more")
 
 
 class ExpertPolicy:
@@ -184,6 +191,7 @@ class ExpertPolicy:
         pose = self._hand.object_poses(physics).reshape(n, plans, horizon, POSE)
         goal = np.broadcast_to(states[:, None, None, self._hand.goal], pose.shape)
         rotation = self._task.distance(pose, goal).rotation
+        rotation = rotation + self.settings.near_weight * np.tanh(rotation / NEAR)
         offset = np.linalg.norm(pose[..., :3] - goal[..., :3], axis=-1)
         if self._task.target_position == "ignore":
             offset = np.maximum(offset - self.settings.free_distance, 0.0)

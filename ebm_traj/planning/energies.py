@@ -25,7 +25,8 @@ def goal(
     """Distance of the object from the goal pose that the state carries.
 
     mean_t d_t + final * d_H with d_t = rotation * angle (radians) + position * distance (metres): the cost
-    of the expert, see `envs.expert`. Raises InputError if the state has no goal pose.
+    of the expert, see `envs.expert`, without its extra weight near the goal. Raises InputError if the state
+    has no goal pose.
     """
     turned, wanted = spec.quaternions, spec.given_quaternions
     if len(turned) != 1 or len(wanted) != 1:

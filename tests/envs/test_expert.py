@@ -59,6 +59,23 @@ def test_it_acts_on_a_plan_between_plannings():
     assert calls == [2, 2, 2]
 
 
+def test_the_last_two_tenths_of_a_radian_count_for_more():
+    envs = HandVectorEnv(4, 1, max_episode_steps=None, **TASK)
+    envs.reset(seed=0)
+    states, actions = envs.get_state(), np.zeros((4, 1, 3, 20))
+    envs.close()
+    costs = []
+    for weight in (0.0, 0.2, 0.4):
+        policy = expert(ExpertSettings(samples=6, horizon=3, knots=2, near_weight=weight))
+        costs.append(policy._costs(states, actions)[:, 0])
+        policy.close()
+    plain, more, most = costs
+    np.testing.assert_allclose(most - plain, 2 * (more - plain), rtol=1e-12)
+    angles = plain / 3  # the mean and twice the last of an angle that hardly changes in three steps
+    np.testing.assert_allclose(more - plain, 0.2 * 3 * np.tanh(angles / 0.2), atol=0.02)
+    assert angles.max() > 0.5 and (more > plain).all()
+
+
 @pytest.mark.parametrize("optimizer", ["mppi", "predictive-sampling", "cem"])
 def test_it_turns_the_block_to_its_goal(optimizer: str):
     settings = ExpertSettings(
@@ -82,6 +99,7 @@ def test_it_turns_the_block_to_its_goal(optimizer: str):
         ({"horizon": 3}, "horizon is 3 steps; needs at least 5"),
         ({"replan_every": 15}, "horizon is 14 steps; needs at least 5 .* and 15"),
         ({"noise": ()}, "noise and temperature must be above 0"),
+        ({"near_weight": -0.1}, "near_weight is -0.1; needs 0 or more"),
         ({"temperature": 0.0}, "noise and temperature must be above 0"),
         ({"substeps": 2}, "substeps is 2"),
     ],
