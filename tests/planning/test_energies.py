@@ -1,7 +1,5 @@
 """Wishes about futures: their values by hand."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -18,9 +16,9 @@ SPEC = StateSpec(
     indices=tuple(range(14)),
     observation_size=14,
 )
-JOINTS = StateSpec(names=("a", "b"), kinds=("angle", "angle"), indices=(0, 1), observation_size=2)
-STATISTICS = {"std": [1, 2], "change_std": [0.5, 0.5], "low": [-1, -1], "high": [1, 1]}
-JOINTS = dataclasses.replace(JOINTS, **{name: np.array(value, float) for name, value in STATISTICS.items()})
+JOINTS = StateSpec(
+    names=("a", "b"), kinds=("angle", "angle"), indices=(0, 1), observation_size=2
+).with_statistics([0, 0], [1, 2], [0.5, 0.5], low=[-1, -1], high=[1, 1])
 
 
 def futures(angles: list[float], away: float = 0.0) -> torch.Tensor:
@@ -32,7 +30,7 @@ def futures(angles: list[float], away: float = 0.0) -> torch.Tensor:
     return torch.tensor(states)
 
 
-def test_goal_is_the_experts_cost():
+def test_goal_by_hand():
     path = futures([0.6, 0.4, 0.2], away=0.03)
     found = goal(SPEC, position=5.0, final=1.0)(path).item()
     assert found == pytest.approx((0.6 + 0.4 + 0.2) / 3 + 0.15 + 0.2 + 0.15, abs=1e-6)
