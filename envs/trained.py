@@ -43,7 +43,9 @@ class PolicyNetwork:
     Args:
         weights: `mean`, `std` (F,) of the features, for each layer `weight.i` (out, in) and `bias.i` (out,),
             and `change` (1,), the largest change of an action in a step, which an output of 1 stands for.
-        card: how it was made and how well it does; `object` and `target_rotation` name its task.
+        card: how it was made and how well it does; `object` and `target_rotation` name its task, `features`
+            the form of its features (`matrix` where it is not said), `squash` how its outputs are bounded:
+            `clip` (where it is not said) or `tanh`.
     """
 
     def __init__(self, weights: dict[str, NDArray[np.floating]], card: dict[str, Any]):
@@ -51,6 +53,8 @@ class PolicyNetwork:
         self.weights = {name: np.asarray(value, np.float64) for name, value in weights.items()}
         # Threads of BLAS would spin on while the simulator needs the cores: 1.45 times as slow (measured).
         self._blas = ThreadpoolController()
+        self.form: str = card.get("features", "matrix")
+        self._tanh = card.get("squash") == "tanh"
         self._layers = sum(name.startswith("weight.") for name in weights)
 
     def __call__(self, features: Array) -> Array:
@@ -65,7 +69,7 @@ class PolicyNetwork:
             hidden = hidden @ get[f"weight.{i}"].T + get[f"bias.{i}"]
             if i < self._layers - 1:
                 hidden = np.where(hidden > 0, hidden, np.expm1(np.minimum(hidden, 0.0)))
-        return get["change"] * np.clip(hidden, -1.0, 1.0)
+        return get["change"] * (np.tanh(hidden) if self._tanh else np.clip(hidden, -1.0, 1.0))
 
     def save(self, path: Path) -> None:
         """Write weights (float32) and card to a safetensors file, whole or not at all."""
@@ -86,11 +90,17 @@ class PolicyNetwork:
             raise InputError(f"{path}: not a whole safetensors file ({error})") from None
         if metadata.get("format") != FORMAT:
             raise InputError(f"{path}: a safetensors file, but not a policy of scripts/train_policy.py")
-        if weights["mean"].shape != (FEATURES,):
+        network = cls(weights, json.loads(metadata["card"]))
+        if network.form not in FEATURES:
             raise InputError(
-                f"{path}: made for {weights['mean'].size} features; this version computes {FEATURES}"
+                f"{path}: features of the form '{network.form}'; accepted: {', '.join(FEATURES)}"
             )
-        return cls(weights, json.loads(metadata["card"]))
+        if weights["mean"].shape != (count := FEATURES[network.form],):
+            raise InputError(
+                f"{path}: made for {weights['mean'].size} features of the form '{network.form}'; "
+                f"this version computes {count}"
+            )
+        return network
 
 
 class TrainedPolicy:
@@ -140,7 +150,7 @@ class TrainedPolicy:
         simulator_states: NDArray[np.float64] | None = None,
     ) -> NDArray[np.float32]:
         """Actions (N, 20) for a batch of N observations and the actions (N, 20) before, NaN for none."""
-        change = self.network(hand_features(observations, previous_actions))
+        change = self.network(hand_features(observations, previous_actions, self.network.form))
         actions = np.nan_to_num(np.asarray(previous_actions, np.float64)) + change
         return np.clip(actions, self._low, self._high).astype(np.float32)
 

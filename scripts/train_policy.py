@@ -25,7 +25,7 @@ class Args:
 
 
 def main(args: Args) -> None:
-    """Imitate the planning expert, then learn by PPO of Stable-Baselines3 (extra `sb3`)."""
+    """Learn from the planning expert and by reinforcement: TD3, or PPO of Stable-Baselines3."""
     if args.out.exists() and not args.resume:
         raise InputError(f"{args.out}: exists; give a new folder, or --resume to go on with a run")
     from ebm_traj.policy.run import train_policy

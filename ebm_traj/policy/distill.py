@@ -8,7 +8,6 @@ and the squared error averages them.
 import sys
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from ebm_traj.envs.hand_model import ACTIONS
 from ebm_traj.envs.trained import PolicyNetwork
 from ebm_traj.envs.vector import HandVectorEnv
 from ebm_traj.errors import RunError
+from ebm_traj.policy.networks import load_weights, perceptron, weights_of
 from ebm_traj.policy.settings import CHANGE, DistillSettings, PolicySettings
 
 Array = NDArray[np.float64]
@@ -88,7 +88,7 @@ def label_states(
     for step in bar:
         if network is not None and step % TURN == 0:
             expert_drives = rng.random(rows) < chosen.expert_share
-        seen = hand_features(observation, previous)
+        seen = hand_features(observation, previous, settings.form)
         wanted = expert.act(observation, previous, envs.get_state())
         features.append(seen.astype(np.float32))
         labels.append(np.clip((wanted - previous) / CHANGE, -1.0, 1.0).astype(np.float32))
@@ -122,7 +122,7 @@ def fit(
     """A network fitted by squared error to labels (M, A), in units of CHANGE, beginning at `start`."""
     chosen: DistillSettings = settings.distill
     torch.manual_seed(derive_seed(settings.seed, "fit", number) % 2**63)
-    layers = perceptron(settings.ppo.width)
+    layers = perceptron(FEATURES[settings.form], ACTIONS, settings.ppo.width)
     if start is not None:
         load_weights(layers, start)
     x = torch.from_numpy(((features - mean) / std).astype(np.float32))
@@ -139,37 +139,4 @@ def fit(
         schedule.step()
         if step % 100 == 0:
             bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-    return PolicyNetwork(weights_of(layers, mean, std), settings.card())
-
-
-def perceptron(width: int) -> torch.nn.Sequential:
-    """Two hidden layers of ELU units from features to changes of action, as PPO has it too."""
-    return torch.nn.Sequential(
-        torch.nn.Linear(FEATURES, width),
-        torch.nn.ELU(),
-        torch.nn.Linear(width, width),
-        torch.nn.ELU(),
-        torch.nn.Linear(width, ACTIONS),
-    )
-
-
-def weights_of(layers: torch.nn.Module, mean: Array, std: Array) -> dict[str, NDArray[Any]]:
-    """The weights of a network's linear layers, in order, in the form that is shipped."""
-    weights: dict[str, NDArray[Any]] = {"mean": mean, "std": std, "change": np.array([CHANGE])}
-    for i, layer in enumerate(linear(layers)):
-        weights[f"weight.{i}"] = layer.weight.detach().numpy().copy()
-        weights[f"bias.{i}"] = layer.bias.detach().numpy().copy()
-    return weights
-
-
-def load_weights(layers: torch.nn.Module, network: PolicyNetwork) -> None:
-    """Copy the weights of a network into linear layers of the same sizes."""
-    with torch.no_grad():
-        for i, layer in enumerate(linear(layers)):
-            layer.weight.copy_(torch.from_numpy(network.weights[f"weight.{i}"]))
-            layer.bias.copy_(torch.from_numpy(network.weights[f"bias.{i}"]))
-
-
-def linear(layers: torch.nn.Module) -> list[torch.nn.Linear]:
-    """Its linear layers in order."""
-    return [layer for layer in layers.modules() if isinstance(layer, torch.nn.Linear)]
+    return PolicyNetwork(weights_of(layers, mean, std, CHANGE), settings.card())

@@ -19,22 +19,22 @@ from ebm_traj.atomic import replacing
 from ebm_traj.core.logs import MetricLog
 from ebm_traj.core.seeding import derive_seed
 from ebm_traj.envs.hand_model import SUBSTEPS
-from ebm_traj.envs.trained import PolicyNetwork, TrainedPolicy, TrainedSettings
-from ebm_traj.policy.distill import load_weights, weights_of
-from ebm_traj.policy.evaluate import evaluate
-from ebm_traj.policy.settings import PolicySettings
+from ebm_traj.envs.trained import PolicyNetwork
+from ebm_traj.policy.networks import load_weights, weights_of
+from ebm_traj.policy.settings import CHANGE, PolicySettings
+from ebm_traj.policy.stable_task import StableTask
 from ebm_traj.policy.task import TurningTask
+from ebm_traj.policy.validation import validate
 
 Array = NDArray[np.float64]
 
 NEVER = 10**9
-VALIDATION_SEED = 1_000_000  # of the episodes that the best network is chosen by
 LEARNING_RATES = (3e-5, 1e-3)
 
 
 def network_of(model: PPO, mean: Array, std: Array, card: dict[str, Any]) -> PolicyNetwork:
     """The deterministic part of a policy, in the form that is shipped."""
-    return PolicyNetwork(weights_of(actor(model), mean, std), card)
+    return PolicyNetwork(weights_of(actor(model), mean, std, CHANGE), card)
 
 
 def actor(model: PPO) -> torch.nn.Sequential:
@@ -119,7 +119,7 @@ class Keeper(BaseCallback):
         network = network_of(self.model, self.mean, self.std, self.all_settings.card())
         network.card["steps"] = self.num_timesteps
         network.save(path)
-        found = validate(path, self.all_settings)
+        found = validate(path, self.all_settings, self.settings.evaluation_episodes)
         score = (found["reached"][0] + found["held"][0]) / 2
         figures = {"validation_reached": found["reached"][0], "validation_held": found["held"][0]}
         self.log.write(update, figures)
@@ -127,17 +127,6 @@ class Keeper(BaseCallback):
             self.best = score
             network.card["validation"] = found
             network.save(self.out / "best.safetensors")
-
-
-def validate(path: Path, settings: PolicySettings) -> dict[str, Any]:
-    """How a network does in episodes kept for choosing."""
-    low, high = -np.ones(20), np.ones(20)
-    task = settings.task
-    policy = TrainedPolicy(low, high, TrainedSettings(str(path)), env_id=settings.env_id, env_kwargs=task)
-    episodes = settings.ppo.evaluation_episodes
-    return evaluate(
-        policy, settings.env_id, task, episodes=episodes, seed=VALIDATION_SEED, progress=False
-    ).summary()
 
 
 def follow_divergence(model: PPO, divergence: float, aim: float) -> None:
@@ -179,15 +168,18 @@ def train_ppo(
         for end, substeps in ((chosen.steps, chosen.substeps), (total, SUBSTEPS)):
             if done >= end:
                 continue
-            task = TurningTask(
-                chosen.envs,
-                derive_seed(settings.seed, 2, done),
-                mean,
-                std,
-                noise=chosen.noise,
-                num_threads=num_threads,
-                substeps=substeps,
-                **settings.task,
+            task = StableTask(
+                TurningTask(
+                    chosen.envs,
+                    derive_seed(settings.seed, 2, done),
+                    mean,
+                    std,
+                    noise=chosen.noise,
+                    form=settings.form,
+                    num_threads=num_threads,
+                    substeps=substeps,
+                    **settings.task,
+                )
             )
             model = _model(out, settings, task, model, state, start)
             warm_up = chosen.warm_up if start is not None and not done else 0
@@ -208,7 +200,7 @@ def train_ppo(
 def _model(
     out: Path,
     settings: PolicySettings,
-    task: TurningTask,
+    task: StableTask,
     model: PPO | None,
     state: dict[str, Any],
     start: PolicyNetwork | None,

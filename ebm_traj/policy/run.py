@@ -1,22 +1,20 @@
-"""A whole training of a policy: imitation, reinforcement learning, and its test on seeds of its own."""
+"""A whole training of a policy: what the expert shows, reinforcement learning, a test on seeds of its own."""
 
 import dataclasses
 import json
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ebm_traj.core.seeding import derive_seed
 from ebm_traj.envs.hand_features import FEATURES, hand_features
-from ebm_traj.envs.trained import PolicyNetwork, TrainedPolicy, TrainedSettings
+from ebm_traj.envs.trained import PolicyNetwork
 from ebm_traj.envs.vector import HandVectorEnv
 from ebm_traj.errors import InputError
-from ebm_traj.policy.distill import distill
-from ebm_traj.policy.evaluate import evaluate
 from ebm_traj.policy.settings import PolicySettings
+from ebm_traj.policy.validation import validate
 
 Array = NDArray[np.float64]
 
@@ -29,26 +27,23 @@ PACKAGES = ("ebm_traj", "mujoco", "numpy", "stable-baselines3", "torch")
 def train_policy(out: Path, settings: PolicySettings, *, num_threads: int | None = None) -> Path:
     """Train a policy in the folder `out`, or go on with it, and write `policy.safetensors` there.
 
-    Raises InputError if Stable-Baselines3 is not installed, or if `out` holds a run of other settings.
+    Raises InputError if PPO is asked for and Stable-Baselines3 is not installed, or if `out` holds a run of
+    other settings.
     """
-    try:
-        from ebm_traj.policy.ppo import train_ppo
-    except ModuleNotFoundError as error:
-        if error.name != "stable_baselines3":
-            raise
-        raise InputError('training a policy needs Stable-Baselines3: pip install "ebm_traj[sb3]"') from None
+    learn = by_td3 if settings.method == "td3" else by_ppo
+    if settings.method == "ppo":
+        try:
+            import stable_baselines3  # noqa: F401
+        except ModuleNotFoundError:
+            raise InputError('PPO needs Stable-Baselines3: pip install "ebm_traj[sb3]"') from None
+    elif settings.start:
+        raise InputError("start: td3 begins from nothing; accepted with --method ppo")
     _claim(out, settings)
-    mean, std = np.zeros(FEATURES), np.ones(FEATURES)
-    if settings.ppo.scale:
-        mean, std = feature_scale(settings, num_threads)
-    start = PolicyNetwork.load(Path(settings.start)) if settings.start else None
-    if settings.distill.rounds:
-        start = distill(out, settings, mean, std, num_threads=num_threads)
-    network = train_ppo(out, settings, mean, std, start, num_threads=num_threads)
+    network = learn(out, settings, num_threads)
     path = out / "policy.safetensors"
     network.save(path)
     network.card |= settings.card() | {
-        "test": test(path, settings),
+        "test": validate(path, settings, TEST_EPISODES, TEST_SEED) | {"first_seed": TEST_SEED},
         "versions": {name: version(name) for name in PACKAGES},
     }
     network.save(path)
@@ -56,12 +51,28 @@ def train_policy(out: Path, settings: PolicySettings, *, num_threads: int | None
     return path
 
 
-def test(path: Path, settings: PolicySettings) -> dict[str, Any]:
-    """How the network of a file does in episodes that nothing was chosen by."""
-    low, high, task = -np.ones(20), np.ones(20), settings.task
-    policy = TrainedPolicy(low, high, TrainedSettings(str(path)), env_id=settings.env_id, env_kwargs=task)
-    found = evaluate(policy, settings.env_id, task, episodes=TEST_EPISODES, seed=TEST_SEED)
-    return found.summary() | {"first_seed": TEST_SEED}
+def by_td3(out: Path, settings: PolicySettings, num_threads: int | None) -> PolicyNetwork:
+    """Demonstrations of the expert, then TD3."""
+    from ebm_traj.policy.demos import record_demos
+    from ebm_traj.policy.td3 import train_td3
+
+    demos = record_demos(out, settings, num_threads)
+    return train_td3(out, settings, demos, num_threads=num_threads)
+
+
+def by_ppo(out: Path, settings: PolicySettings, num_threads: int | None) -> PolicyNetwork:
+    """Imitation of the expert, if asked for, then PPO."""
+    from ebm_traj.policy.distill import distill
+    from ebm_traj.policy.ppo import train_ppo
+
+    count = FEATURES[settings.form]
+    mean, std = np.zeros(count), np.ones(count)
+    if settings.ppo.scale:
+        mean, std = feature_scale(settings, num_threads)
+    start = PolicyNetwork.load(Path(settings.start)) if settings.start else None
+    if settings.distill.rounds:
+        start = distill(out, settings, mean, std, num_threads=num_threads)
+    return train_ppo(out, settings, mean, std, start, num_threads=num_threads)
 
 
 def feature_scale(settings: PolicySettings, num_threads: int | None) -> tuple[Array, Array]:
@@ -76,7 +87,7 @@ def feature_scale(settings: PolicySettings, num_threads: int | None) -> tuple[Ar
     for _ in range(steps):
         actions = np.clip(actions + 0.2 * rng.standard_normal(actions.shape), -1, 1)
         observation, *_ = envs.step(actions)
-        seen.append(hand_features(observation, actions))
+        seen.append(hand_features(observation, actions, settings.form))
     envs.close()
     found = np.concatenate(seen)
     return found.mean(axis=0), np.maximum(found.std(axis=0), LOWEST_STD)

@@ -23,12 +23,12 @@ LOW, HIGH = np.full(20, -1.0), np.full(20, 1.0)
 TASK = {"target_rotation": "z", "target_position": "ignore"}
 
 
-def network(features: int = FEATURES) -> PolicyNetwork:
+def network(count: int = FEATURES["matrix"], **card: Any) -> PolicyNetwork:
     rng = np.random.default_rng(0)
-    sizes = [(32, features), (32, 32), (20, 32)]
+    sizes = [(32, count), (32, 32), (20, 32)]
     weights: dict[str, Any] = {
-        "mean": np.zeros(features),
-        "std": np.ones(features),
+        "mean": np.zeros(count),
+        "std": np.ones(count),
         "change": np.array([0.3]),
     }
     for i, (out, into) in enumerate(sizes):
@@ -36,7 +36,7 @@ def network(features: int = FEATURES) -> PolicyNetwork:
             f"weight.{i}": rng.normal(size=(out, into)) / into**0.5,
             f"bias.{i}": rng.normal(size=out),
         }
-    return PolicyNetwork(weights, {"object": "block", "target_rotation": "z"})
+    return PolicyNetwork(weights, {"object": "block", "target_rotation": "z"} | card)
 
 
 @pytest.fixture
@@ -75,16 +75,57 @@ def test_matrix_and_rotation_vector_are_those_of_mujoco():
     np.testing.assert_allclose(rotations.to_rotation_vector(-quaternions), vectors, atol=1e-12)
 
 
-def test_features_do_not_depend_on_the_sign_of_a_quaternion(observation: dict[str, np.ndarray]):
+@pytest.mark.parametrize("form", FEATURES)
+def test_features_do_not_depend_on_the_sign_of_a_quaternion(form: str, observation: dict[str, np.ndarray]):
     actions = np.zeros((9, 20))
-    features = hand_features(observation, actions)
-    assert features.shape == (9, FEATURES) and np.abs(features).max() < 30
+    features = hand_features(observation, actions, form)
+    assert features.shape == (9, FEATURES[form]) and np.abs(features).max() < 30
     flipped = {key: value.copy() for key, value in observation.items()}
     for key in ("achieved_goal", "desired_goal"):
         flipped[key][:, 3:] *= -1
-        np.testing.assert_allclose(hand_features(flipped, actions), features, atol=1e-9)
+        np.testing.assert_allclose(hand_features(flipped, actions, form), features, atol=1e-9)
     none = np.full((9, 20), np.nan)
-    np.testing.assert_array_equal(hand_features(observation, none), features)
+    np.testing.assert_array_equal(hand_features(observation, none, form), features)
+
+
+def quarter_turns() -> np.ndarray:
+    """The 24 rotations (24, 4) of a cube, as quaternions."""
+    half = 0.5**0.5
+    generators = np.array([[half, half, 0, 0], [half, 0, half, 0]])
+    found = [np.array([1.0, 0, 0, 0])]
+    for first in found:
+        for new in rotations.multiply(generators, np.tile(first, (2, 1))):
+            if all(abs(new @ known) < 0.99 for known in found):
+                found.append(new)
+    return np.array(found)
+
+
+def test_a_cube_looks_the_same_after_each_of_its_own_rotations(observation: dict[str, np.ndarray]):
+    actions, turns = np.zeros((9, 20)), quarter_turns()
+    assert len(turns) == 24
+    features = hand_features(observation, actions, "cube")
+    spin = observation["observation"][:, -10:-7]
+    for turn in turns:
+        turned = {key: value.astype(np.float64) for key, value in observation.items()}
+        for key in ("achieved_goal", "desired_goal"):
+            turned[key][:, 3:] = rotations.multiply(turned[key][:, 3:], np.tile(turn, (9, 1)))
+        # The speed of the turn is told in the frame of the block.
+        turned["observation"][:, -10:-7] = spin @ rotations.to_matrix(turn[None])[0]
+        np.testing.assert_allclose(hand_features(turned, actions, "cube"), features, atol=1e-6)
+    turned["achieved_goal"][:, 3:] = rotations.multiply(
+        np.tile([np.cos(0.2), np.sin(0.2), 0, 0], (9, 1)), turned["achieved_goal"][:, 3:]
+    )
+    assert (np.abs(hand_features(turned, actions, "cube") - features).max(axis=1) > 0.05).all()
+
+
+def test_what_is_left_to_turn_about_the_vertical(observation: dict[str, np.ndarray]):
+    seen = {key: value.copy() for key, value in observation.items()}
+    angles = np.linspace(-3.0, 3.0, 9)
+    turn = np.stack([np.cos(angles / 2), 0 * angles, 0 * angles, np.sin(angles / 2)], axis=1)
+    seen["desired_goal"][:, 3:] = rotations.multiply(turn, seen["achieved_goal"][:, 3:].astype(np.float64))
+    features = hand_features(seen, np.zeros((9, 20)), "cube")
+    np.testing.assert_allclose(features[:, -21], np.abs(angles), atol=1e-4)
+    np.testing.assert_allclose(features[:, -27:-24], np.outer(np.sin(angles), [0, 0, 1]), atol=1e-4)
 
 
 def test_a_row_does_not_depend_on_its_batch(file: Path, observation: dict[str, np.ndarray]):
@@ -100,8 +141,21 @@ def test_a_row_does_not_depend_on_its_batch(file: Path, observation: dict[str, n
 def test_a_network_is_the_same_after_saving(file: Path):
     first, again = network(), PolicyNetwork.load(file)
     assert again.card == first.card
-    features = np.random.default_rng(2).normal(size=(4, FEATURES))
+    features = np.random.default_rng(2).normal(size=(4, FEATURES["matrix"]))
     np.testing.assert_allclose(again(features), first(features), atol=1e-5)
+
+
+def test_outputs_are_bounded_as_the_card_says():
+    features = np.random.default_rng(2).normal(size=(4, FEATURES["matrix"]))
+    bare = network()
+    bare.weights["change"] = np.array([1.0])
+    bare.weights["weight.2"] /= 4
+    inside = np.abs(bare(features)) < 1
+    squashed = network(squash="tanh")
+    squashed.weights["weight.2"] /= 4
+    assert inside.any()
+    np.testing.assert_allclose(squashed(features)[inside], 0.3 * np.tanh(bare(features)[inside]), rtol=1e-12)
+    assert np.abs(squashed(features)).max() < 0.3
 
 
 def test_files_that_are_no_policy_are_named(tmp_path: Path, file: Path):
@@ -114,7 +168,12 @@ def test_files_that_are_no_policy_are_named(tmp_path: Path, file: Path):
     with pytest.raises(InputError, match=r"not a policy of scripts/train_policy.py"):
         policy(tmp_path / "other.safetensors")
     network(7).save(tmp_path / "small.safetensors")
-    with pytest.raises(InputError, match=f"made for 7 features; this version computes {FEATURES}"):
+    with pytest.raises(
+        InputError, match="made for 7 features of the form 'matrix'; this version computes 101"
+    ):
+        policy(tmp_path / "small.safetensors")
+    network(7, features="triangle").save(tmp_path / "small.safetensors")
+    with pytest.raises(InputError, match="form 'triangle'; accepted: matrix, cube"):
         policy(tmp_path / "small.safetensors")
 
 

@@ -1,4 +1,4 @@
-"""Training a policy end to end, at a size that proves the path and not the policy."""
+"""Training a policy by PPO end to end, at a size that proves the path and not the policy."""
 
 import json
 from pathlib import Path
@@ -15,9 +15,9 @@ from ebm_traj.policy.settings import DistillSettings, PolicySettings, PPOSetting
 pytest.importorskip("stable_baselines3")
 
 from ebm_traj.policy import run
-from ebm_traj.policy.task import EPISODE_STEPS, TurningTask
 
 TINY = PolicySettings(
+    method="ppo",
     distill=DistillSettings(
         rounds=2, episodes=2, fit_steps=20, expert=ExpertSettings(samples=3, horizon=3, knots=2)
     ),
@@ -83,7 +83,7 @@ def test_an_interrupted_training_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
 def test_other_settings_do_not_go_on_with_a_run(tmp_path: Path):
     run._claim(tmp_path / "run", TINY)
     with pytest.raises(InputError, match=r"made with seed = 0; asked for now is 1"):
-        run._claim(tmp_path / "run", PolicySettings(seed=1, distill=TINY.distill, ppo=TINY.ppo))
+        run._claim(tmp_path / "run", PolicySettings(seed=1, method="ppo", distill=TINY.distill, ppo=TINY.ppo))
 
 
 def test_impossible_settings_are_named():
@@ -91,34 +91,3 @@ def test_impossible_settings_are_named():
         PPOSettings(envs=0)
     with pytest.raises(InputError, match="discount above 0"):
         PPOSettings(discount=0.0)
-
-
-def test_the_task_pays_for_progress_and_draws_new_goals():
-    zeros = np.zeros(101)
-    task = TurningTask(
-        3, 0, zeros, zeros + 1, num_threads=1, substeps=5, target_rotation="z", target_position="ignore"
-    )
-    features = task.reset()
-    assert features.shape == (3, 101)
-    goals = task.envs.observe()["desired_goal"].copy()
-    rng = np.random.default_rng(0)
-    for step in range(1, 101):
-        before, held = task._distance, task._previous.copy()
-        task.step_async(rng.uniform(-1, 1, (3, 20)))
-        features, reward, done, _ = task.step_wait()
-        assert np.abs(task._previous - held)[~done].max() <= 0.3 + 1e-9
-        if step < 100 and not done.any():
-            now = task._distance
-            expected = (
-                4 * (before - now)
-                - 0.1 * now
-                + 0.25 * (now < 0.3)
-                + 0.5 * (now < 0.1)
-                - 0.003 * ((task._previous - held) ** 2).sum(1)
-            )
-            if not len(task.outcomes):
-                np.testing.assert_allclose(reward, expected, atol=1e-5)
-    assert len(task.outcomes) >= 2  # an episode cut short is not judged
-    assert (task.envs.observe()["desired_goal"] != goals).any(axis=1).all()
-    assert EPISODE_STEPS > 100
-    task.close()
