@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ebm_traj.atomic import replacing
 from ebm_traj.core.seeding import derive_seed
-from ebm_traj.envs.expert import ExpertPolicy
+from ebm_traj.envs.expert import ExpertPolicy, ExpertSettings
 from ebm_traj.envs.hand_model import ACTIONS
 from ebm_traj.errors import RunError
 from ebm_traj.policy.replay import FIELDS, Replay
@@ -43,14 +43,7 @@ def record(settings: PolicySettings, number: int, num_threads: int | None) -> Re
     chosen, seed = settings.demos, derive_seed(settings.seed, "demos", number)
     change = settings.td3.change
     task = task_for(settings, chosen.envs, seed, num_threads, chosen.hold)
-    expert = ExpertPolicy(
-        np.full(ACTIONS, -1.0),
-        np.full(ACTIONS, 1.0),
-        chosen.expert,
-        env_id=settings.env_id,
-        env_kwargs=settings.task,
-        num_threads=num_threads,
-    )
+    expert = expert_for(settings, chosen.expert, num_threads)
     task.reset()
     expert.reset([derive_seed(seed, row) for row in range(chosen.envs)])
     steps: list[Recording] = []
@@ -63,6 +56,13 @@ def record(settings: PolicySettings, number: int, num_threads: int | None) -> Re
     task.close()
     expert.close()
     return {name: np.stack([step[name] for step in steps]) for name in FIELDS}
+
+
+def expert_for(settings: PolicySettings, chosen: ExpertSettings, num_threads: int | None) -> ExpertPolicy:
+    """The expert on the task that a policy is trained for."""
+    low, high = np.full(ACTIONS, -1.0), np.full(ACTIONS, 1.0)
+    told: dict[str, Any] = {"env_id": settings.env_id, "env_kwargs": settings.task}
+    return ExpertPolicy(low, high, chosen, num_threads=num_threads, **told)
 
 
 def lived(task: TurningTask, changes: NDArray[np.floating]) -> Recording:

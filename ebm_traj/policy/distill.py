@@ -16,12 +16,12 @@ from tqdm import tqdm
 
 from ebm_traj.atomic import replacing
 from ebm_traj.core.seeding import derive_seed
-from ebm_traj.envs.expert import ExpertPolicy
 from ebm_traj.envs.hand_features import FEATURES, hand_features
 from ebm_traj.envs.hand_model import ACTIONS
 from ebm_traj.envs.trained import PolicyNetwork
 from ebm_traj.envs.vector import HandVectorEnv
 from ebm_traj.errors import RunError
+from ebm_traj.policy.demos import expert_for
 from ebm_traj.policy.networks import load_weights, perceptron, weights_of
 from ebm_traj.policy.settings import CHANGE, DistillSettings, PolicySettings
 
@@ -70,14 +70,7 @@ def label_states(
     envs = HandVectorEnv(
         rows, num_threads, max_episode_steps=None, substeps=settings.ppo.substeps, **settings.task
     )
-    expert = ExpertPolicy(
-        np.full(ACTIONS, -1.0),
-        np.full(ACTIONS, 1.0),
-        chosen.expert,
-        env_id=settings.env_id,
-        env_kwargs=settings.task,
-        num_threads=num_threads,
-    )
+    expert = expert_for(settings, chosen.expert, num_threads)
     observation, _ = envs.reset(seed=[derive_seed(seed, row) for row in range(rows)])
     expert.reset([derive_seed(seed, row) for row in range(rows)])
     noise = rng.choice(NOISES, rows)[:, None]

@@ -55,10 +55,13 @@ class Replay:
         task: the task, by which rewards are computed.
         form: of the features.
         change: largest change of an action in a step.
+        progress: weight of progress in the rewards.
     """
 
-    def __init__(self, steps: int, streams: int, task: HandTask, form: str, change: float) -> None:
-        self.task, self.form, self.change = task, form, change
+    def __init__(
+        self, steps: int, streams: int, task: HandTask, form: str, change: float, progress: float = 1.0
+    ) -> None:
+        self.task, self.form, self.change, self.progress = task, form, change, progress
         self.size, self._at = 0, 0  # steps in memory, and where the next one goes
         self.steps, self.streams = steps, streams
         kinds: dict[str, tuple[tuple[int, ...], Any]] = {
@@ -137,7 +140,7 @@ class Replay:
             tensor(moved / self.change),
             self._room(rows["previous"], tensor),
             self._room(rows["action"], tensor),
-            tensor(turning_reward(first, second, moved, dropped)),
+            tensor(turning_reward(first, second, moved, dropped, self.progress)),
             tensor(dropped),
             tensor(~rows["cut"] | dropped),
             tensor(rows["asked"]),

@@ -56,6 +56,8 @@ class TD3Settings:
     """Weight of the distance to the expert's actions, where they are valued above the network's own."""
     discount: float = 0.97
     """Weight of the next step's return."""
+    progress: float = 1.0
+    """Weight of coming nearer in the reward; 0: it pays for being near alone."""
     change: float = 0.6
     """Largest change of an action in a step, in half-widths of the action box; the expert makes such ones."""
     noise: tuple[float, ...] = (0.05, 0.2, 0.4, 0.7)

@@ -185,7 +185,14 @@ def train_td3(
         learner.load(state["learner"])
     rng = np.random.default_rng(seed)
     task = task_for(settings, chosen.envs, seed, num_threads)
-    replay = Replay(chosen.memory // chosen.envs, chosen.envs, task.envs.task, settings.form, chosen.change)
+    replay = Replay(
+        chosen.memory // chosen.envs,
+        chosen.envs,
+        task.envs.task,
+        settings.form,
+        chosen.change,
+        chosen.progress,
+    )
     spread = np.resize(np.array(chosen.noise), chosen.envs)[:, None]
     noise, features, figures = np.zeros((chosen.envs, ACTIONS)), task.reset(), Mean()
     bar = tqdm(
