@@ -1,7 +1,9 @@
-"""What was lived through, given out again with other goals: hindsight experience replay.
+"""What was lived through, given out again with other goals.
 
-Andrychowicz et al. 2017, arXiv 1707.01495: a step that did not lead to the goal asked for led to others, and
-teaches what it is worth for those. Rewards and features are computed anew for each goal.
+A step teaches what it is worth for any goal: rewards and features are computed anew for each. Hindsight
+(Andrychowicz et al. 2017, arXiv 1707.01495) takes goals that were met later. Where what an action leads to is
+uncertain, that picks the steps that happened to go there, and values run away with progress in the reward
+(measured: RESULTS.md); poses met earlier, and goals of other episodes, pick nothing.
 """
 
 import dataclasses
@@ -19,7 +21,7 @@ from ebm_traj.envs.hand_task import POSE, HandTask
 from ebm_traj.policy.task import turning_reward
 
 OBSERVATION = 2 * JOINTS + 6 + POSE
-LATER = 40  # steps ahead at most that a goal of hindsight lies
+APART = 40  # steps at most that a pose taken for a goal lies ahead or back
 FIELDS = ("observation", "goal", "previous", "action", "episode", "dropped", "cut")
 
 
@@ -100,12 +102,18 @@ class Replay:
         self.size = min(self.size + 1, self.steps)
 
     def sample(
-        self, count: int, rng: np.random.Generator, *, hindsight: float, elsewhere: float
+        self,
+        count: int,
+        rng: np.random.Generator,
+        *,
+        hindsight: float = 0.0,
+        earlier: float = 0.0,
+        elsewhere: float = 0.0,
     ) -> dict[str, NDArray[Any]]:
         """Fields of `count` steps, `next_observation` and `asked` among them.
 
-        A share `hindsight` of them gets a pose met up to `LATER` steps later for a goal, a share `elsewhere`
-        the goal of any other step.
+        For a goal, a share `hindsight` of them gets a pose met up to `APART` steps later, a share `earlier`
+        one met as long before, a share `elsewhere` the goal of any other step.
         """
         memory, oldest = self._memory, (self._at if self.size == self.steps else 0)
         # The newest step has no successor yet.
@@ -113,11 +121,12 @@ class Replay:
         row, stream = (oldest + age) % self.steps, rng.integers(self.streams, size=count)
         found = {name: memory[name][row, stream] for name in FIELDS}
         found["next_observation"] = memory["observation"][(row + 1) % self.steps, stream]
-        ahead = np.minimum(age + 1 + (LATER * rng.random(count) ** 1.5).astype(int), self.size - 1)
-        later = (oldest + ahead) % self.steps
         draw, goal = rng.random(count), found["goal"]
-        seen = (draw < hindsight) & (memory["episode"][later, stream] == found["episode"])
-        poses = memory["observation"][later, stream, -POSE:]
+        apart = 1 + (APART * rng.random(count) ** 1.5).astype(int)
+        met = age + np.where(draw < hindsight, apart, -apart)
+        when = (oldest + np.clip(met, 0, self.size - 1)) % self.steps
+        seen = (draw < hindsight + earlier) & (memory["episode"][when, stream] == found["episode"])
+        poses = memory["observation"][when, stream, -POSE:]
         first = 3 if self.task.target_position == "ignore" else 0  # the place asked for stays
         goal[seen, first:] = poses[seen, first:]
         other = draw > 1 - elsewhere

@@ -30,7 +30,7 @@ class DemoSettings:
 
 @dataclasses.dataclass(frozen=True)
 class TD3Settings:
-    """Off-policy learning: TD3 with goals of hindsight and demonstrations in its memory."""
+    """Off-policy learning: TD3 with many goals for each step and demonstrations in its memory."""
 
     steps: int = 4_000_000
     """Environment steps, in coarse simulation."""
@@ -48,9 +48,11 @@ class TD3Settings:
     """Steps in an update."""
     demo_share: float = 0.4
     """Share of them that the expert lived through."""
-    hindsight: float = 0.4
-    """Share of them whose goal is a pose met later."""
-    elsewhere: float = 0.2
+    hindsight: float = 0.0
+    """Share of them whose goal is a pose met later; values grow too high with it."""
+    earlier: float = 0.3
+    """Share of them whose goal is a pose met before."""
+    elsewhere: float = 0.3
     """Share of them whose goal is another step's."""
     imitation: float = 2.0
     """Weight of the distance to the expert's actions, where they are valued above the network's own."""
@@ -77,13 +79,13 @@ class TD3Settings:
         for name in ("envs", "updates", "batch", "width", "evaluate_every", "evaluation_episodes"):
             if getattr(self, name) < 1:
                 raise InputError(f"td3 {name.replace('_', ' ')}: {getattr(self, name)}; needs 1 or more")
-        for name in ("demo_share", "hindsight", "elsewhere"):
+        for name in ("demo_share", "hindsight", "earlier", "elsewhere"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(
                     f"td3 {name.replace('_', ' ')}: {getattr(self, name)}; accepted: from 0 to below 1"
                 )
-        if self.hindsight + self.elsewhere > 1:
-            raise InputError("td3: hindsight and elsewhere are shares of the same steps; together at most 1")
+        if self.hindsight + self.earlier + self.elsewhere > 1:
+            raise InputError("td3: hindsight, earlier and elsewhere share the same steps; together at most 1")
         if not 0 < self.discount < 1 or not 0 < self.change <= 2:
             raise InputError("td3: discount must be above 0 and below 1, change above 0 and at most 2")
         if self.warm_up < 2 or self.memory < 2 * self.envs:

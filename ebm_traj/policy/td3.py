@@ -1,10 +1,10 @@
 """Twin delayed deterministic policy gradients of the hand's turning task, with a memory of the expert's work.
 
-TD3 (Fujimoto et al. 2018, arXiv 1802.09477) with many environments at once, goals of hindsight (`replay`),
-and demonstrations: a share of every batch is the expert's (as in RLPD, Ball et al. 2023, arXiv 2302.02948),
-and where its action is valued above the network's own, the network is drawn to it (the Q-filter of Nair et
-al. 2018, arXiv 1709.10089). Values are layer-normalised, which keeps them from running away on what was never
-tried.
+TD3 (Fujimoto et al. 2018, arXiv 1802.09477) with many environments at once, many goals for each step
+(`replay`), and demonstrations: a share of every batch is the expert's (as in RLPD, Ball et al. 2023, arXiv
+2302.02948), and where its action is valued above the network's own, the network is drawn to it (the Q-filter of
+Nair et al. 2018, arXiv 1709.10089). Values are layer-normalised, which keeps them from running away on what
+was never tried.
 """
 
 import copy
@@ -234,7 +234,7 @@ def draw(
 ) -> tuple[Batch, Tensor]:
     """A batch of own and shown steps, and which are shown."""
     count = int(settings.batch * settings.demo_share) if demos else 0
-    shares = {"hindsight": settings.hindsight, "elsewhere": settings.elsewhere}
+    shares = {name: getattr(settings, name) for name in ("hindsight", "earlier", "elsewhere")}
     rows = replay.sample(settings.batch - count, rng, **shares)
     if demos and count:
         rows = joined(rows, demos.sample(count, rng, **shares))

@@ -5,7 +5,7 @@ import pytest
 
 from ebm_traj.envs.hand_task import POSE
 from ebm_traj.policy.demos import lived
-from ebm_traj.policy.replay import LATER, Replay, joined
+from ebm_traj.policy.replay import APART, Replay, joined
 from ebm_traj.policy.task import TurningTask
 
 ENVS, STEPS = 3, 130
@@ -47,7 +47,7 @@ def rows_of(replay: Replay, found: dict[str, np.ndarray], said: dict[str, np.nda
 
 def test_own_goals_give_the_rewards_and_features_that_were(life):
     replay, said, _ = life
-    rows = replay.sample(400, np.random.default_rng(1), hindsight=0.0, elsewhere=0.0)
+    rows = replay.sample(400, np.random.default_rng(1), elsewhere=0.0)
     assert rows["asked"].all()
     step, env = rows_of(replay, rows, said).T
     assert (
@@ -70,13 +70,13 @@ def test_own_goals_give_the_rewards_and_features_that_were(life):
 
 def test_goals_of_hindsight_are_poses_met_soon_in_the_same_episode(life):
     replay, said, task = life
-    rows = replay.sample(400, np.random.default_rng(2), hindsight=0.999, elsewhere=0.0)
+    rows = replay.sample(400, np.random.default_rng(2), hindsight=0.999)
     met = ~rows["asked"]
     assert met.mean() > 0.7
     step, env = rows_of(replay, rows, said).T
     for row in np.flatnonzero(met)[:100]:
         start, stream = step[row], env[row]
-        poses = said["observation"][start + 1 : start + 1 + LATER, stream, -POSE + 3 :]
+        poses = said["observation"][start + 1 : start + 1 + APART, stream, -POSE + 3 :]
         at = np.flatnonzero((poses == rows["goal"][row, 3:]).all(axis=1))
         assert at.size and said["episode"][start + 1 + at[0], stream] == rows["episode"][row]
     # The next pose as a goal: nothing is left to turn, and the reward is what that is worth.
@@ -88,9 +88,26 @@ def test_goals_of_hindsight_are_poses_met_soon_in_the_same_episode(life):
     np.testing.assert_allclose(batch.reward[kept], (4 * turned + 0.75 - 0.003 * moved)[kept], atol=5e-3)
 
 
+def test_goals_met_earlier_were_met_in_the_same_episode(life):
+    replay, said, _ = life
+    rows = replay.sample(400, np.random.default_rng(2), earlier=0.999)
+    met = ~rows["asked"]
+    assert met.mean() > 0.5
+    step, env = rows_of(replay, rows, said).T
+    for row in np.flatnonzero(met)[:100]:
+        start, stream = step[row], env[row]
+        first = max(0, start - APART)
+        poses = said["observation"][first:start, stream, -POSE + 3 :]
+        at = np.flatnonzero((poses == rows["goal"][row, 3:]).all(axis=1))
+        if start:
+            assert at.size and said["episode"][first + at[0], stream] == rows["episode"][row]
+        else:
+            assert (rows["goal"][row, 3:] == said["observation"][0, stream, -POSE + 3 :]).all()
+
+
 def test_goals_of_elsewhere_are_goals_that_were_asked_for(life):
     replay, said, _ = life
-    rows = replay.sample(300, np.random.default_rng(3), hindsight=0.0, elsewhere=0.5)
+    rows = replay.sample(300, np.random.default_rng(3), elsewhere=0.5)
     assert 0.4 < (~rows["asked"]).mean() < 0.6
     known = {goal.tobytes() for goal in said["goal"].reshape(-1, POSE)[:, 3:]}
     assert all(goal.tobytes() in known for goal in np.ascontiguousarray(rows["goal"][:, 3:]))
@@ -102,7 +119,7 @@ def test_recordings_end_where_they_end(life):
     part |= {name: said[name][:20] for name in ("episode", "dropped", "cut")}
     replay = Replay.of([part, part], task.envs.task, "cube", 0.6)
     assert replay.size == 40
-    rows = replay.sample(2000, np.random.default_rng(0), hindsight=0.5, elsewhere=0.0)
+    rows = replay.sample(2000, np.random.default_rng(0), hindsight=0.5)
     both = joined(rows, rows)
     assert both["goal"].shape == (4000, POSE)
     last = (rows["observation"][:, None] == said["observation"][19][None]).all(axis=2).any(axis=1)

@@ -167,7 +167,7 @@ def test_a_damaged_recording_is_named(tmp_path: Path):
     [
         ({"batch": 0}, "td3 batch: 0; needs 1 or more"),
         ({"demo_share": 1.0}, "td3 demo share: 1.0; accepted: from 0 to below 1"),
-        ({"hindsight": 0.6, "elsewhere": 0.6}, "together at most 1"),
+        ({"earlier": 0.6, "elsewhere": 0.6}, "together at most 1"),
         ({"discount": 1.0}, "discount must be above 0 and below 1"),
         ({"warm_up": 1}, "2 steps or more"),
         ({"noise": ()}, "needs one number or more"),
