@@ -35,7 +35,11 @@ def record_demos(out: Path, settings: PolicySettings, num_threads: int | None = 
                 parts.append({name: file[name] for name in FIELDS})
         except (OSError, ValueError, KeyError, zlib.error) as error:
             raise RunError(f"{path}: damaged ({error}); remove it, and --resume makes it again") from None
-    return Replay.of(parts, settings.hand_task, settings.form, settings.td3.change) if parts else None
+    return (
+        Replay.of(parts, settings.hand_task, settings.form, settings.td3.change, settings.td3.discount)
+        if parts
+        else None
+    )
 
 
 def record(settings: PolicySettings, number: int, num_threads: int | None) -> Recording:

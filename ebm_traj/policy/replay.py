@@ -22,6 +22,7 @@ from ebm_traj.policy.task import turning_reward
 
 OBSERVATION = 2 * JOINTS + 6 + POSE
 APART = 40  # steps at most that a pose taken for a goal lies ahead or back
+Fields = dict[str, NDArray[Any]]
 FIELDS = ("observation", "goal", "previous", "action", "episode", "dropped", "cut")
 
 
@@ -32,17 +33,17 @@ class Batch:
     features: Tensor
     """(B, F)."""
     next_features: Tensor
-    """(B, F) one step later, for the same goal."""
+    """(B, F) where the return is taken up by a value: one or more steps later, for the same goal."""
     change: Tensor
     """(B, A) of the action, in units of the largest change."""
     room: tuple[Tensor, Tensor]
     """(B, A) twice: the lowest and highest change, in these units, that the action box leaves."""
     next_room: tuple[Tensor, Tensor]
-    """The same one step later."""
+    """The same there."""
     reward: Tensor
-    """(B,)."""
-    ended: Tensor
-    """(B,) 1 where the object was dropped, after which nothing follows."""
+    """(B,) discounted sum of the rewards until there."""
+    discount: Tensor
+    """(B,) weight of the value there; 0 where the object was dropped, after which nothing follows."""
     weight: Tensor
     """(B,) 0 where what follows is not known, because the episode was cut there."""
     asked: Tensor
@@ -57,13 +58,13 @@ class Replay:
         task: the task, by which rewards are computed.
         form: of the features.
         change: largest change of an action in a step.
-        progress: weight of progress in the rewards.
+        discount: weight of a step's return in that of the step before.
     """
 
     def __init__(
-        self, steps: int, streams: int, task: HandTask, form: str, change: float, progress: float = 1.0
+        self, steps: int, streams: int, task: HandTask, form: str, change: float, discount: float
     ) -> None:
-        self.task, self.form, self.change, self.progress = task, form, change, progress
+        self.task, self.form, self.change, self.discount = task, form, change, discount
         self.size, self._at = 0, 0  # steps in memory, and where the next one goes
         self.steps, self.streams = steps, streams
         kinds: dict[str, tuple[tuple[int, ...], Any]] = {
@@ -81,7 +82,7 @@ class Replay:
 
     @classmethod
     def of(
-        cls, parts: Sequence[dict[str, NDArray[Any]]], task: HandTask, form: str, change: float
+        cls, parts: Sequence[Fields], task: HandTask, form: str, change: float, discount: float
     ) -> "Replay":
         """A memory of recordings, each of them fields (T, N, ...) of the same N streams."""
         parts = [{name: part[name].copy() for name in FIELDS} for part in parts]
@@ -90,7 +91,7 @@ class Replay:
             part["episode"] += number * 10**6
         whole = {name: np.concatenate([part[name] for part in parts]) for name in FIELDS}
         steps, streams = whole["dropped"].shape
-        replay = cls(steps, streams, task, form, change)
+        replay = cls(steps, streams, task, form, change, discount)
         replay._memory, replay.size = whole, steps
         return replay
 
@@ -106,22 +107,64 @@ class Replay:
         count: int,
         rng: np.random.Generator,
         *,
+        ahead: int = 1,
         hindsight: float = 0.0,
         earlier: float = 0.0,
         elsewhere: float = 0.0,
-    ) -> dict[str, NDArray[Any]]:
-        """Fields of `count` steps, `next_observation` and `asked` among them.
+    ) -> Fields:
+        """Fields of `count` steps and of what followed.
 
-        For a goal, a share `hindsight` of them gets a pose met up to `APART` steps later, a share `earlier`
-        one met as long before, a share `elsewhere` the goal of any other step.
+        `path` (B, `ahead` + 1, 7) are the poses from each step on, `acted` and `before` (B, `ahead`, A) the
+        actions and those before them, `length` (B,) how many of these steps were taken for the same goal in
+        the same episode, `next_observation` what they led to, `lost` (B,) whether the last of them dropped the
+        the object and `known` (B,) whether what follows is known.
+
+        For a goal, a share `hindsight` of the steps gets a pose met up to `APART` steps later, a share
+        `earlier` one met as long before, a share `elsewhere` the goal of any other step. For these it is one
+        step that counts: the next actions were not taken for them. `asked` (B,) says which kept their own.
         """
         memory, oldest = self._memory, (self._at if self.size == self.steps else 0)
         # The newest step has no successor yet.
-        age = rng.integers(self.size - 1, size=count)
-        row, stream = (oldest + age) % self.steps, rng.integers(self.streams, size=count)
+        age, stream = rng.integers(self.size - 1, size=count), rng.integers(self.streams, size=count)
+        row = (oldest + age) % self.steps
         found = {name: memory[name][row, stream] for name in FIELDS}
-        found["next_observation"] = memory["observation"][(row + 1) % self.steps, stream]
-        draw, goal = rng.random(count), found["goal"]
+        self._draw_goals(found, age, stream, rng, hindsight, earlier, elsewhere)
+
+        until = np.minimum(age[:, None] + np.arange(ahead + 1), self.size - 1)
+        rows, streams = (oldest + until) % self.steps, stream[:, None]
+        own = memory["goal"][row, stream][:, None]
+        # A further step counts if the one before it did not end the episode and it has a successor itself.
+        first, further = rows[:, :-2], rows[:, 1:-1]
+        goes_on = ~(memory["dropped"][first, streams] | memory["cut"][first, streams])
+        goes_on &= (memory["goal"][further, streams] == own).all(axis=2) & (until[:, 2:] > until[:, 1:-1])
+        length = 1 + np.where(found["asked"], np.cumprod(goes_on, axis=1).sum(axis=1), 0)
+        each = np.arange(count)
+        last, after = rows[each, length - 1], rows[each, length]
+        return found | {
+            "path": memory["observation"][rows, streams, -POSE:],
+            "acted": memory["action"][rows[:, :-1], streams],
+            "before": memory["previous"][rows[:, :-1], streams],
+            "length": length,
+            "next_observation": memory["observation"][after, stream],
+            "last_action": memory["action"][last, stream],
+            "lost": memory["dropped"][last, stream],
+            "known": ~memory["cut"][last, stream] | memory["dropped"][last, stream],
+        }
+
+    def _draw_goals(
+        self,
+        found: Fields,
+        age: NDArray[np.int64],
+        stream: NDArray[np.int64],
+        rng: np.random.Generator,
+        hindsight: float,
+        earlier: float,
+        elsewhere: float,
+    ) -> None:
+        """Put other goals in place of some of `found`'s, and `asked`: where they were kept."""
+        memory, oldest = self._memory, (self._at if self.size == self.steps else 0)
+        count, goal = len(age), found["goal"]
+        draw = rng.random(count)
         apart = 1 + (APART * rng.random(count) ** 1.5).astype(int)
         met = age + np.where(draw < hindsight, apart, -apart)
         when = (oldest + np.clip(met, 0, self.size - 1)) % self.steps
@@ -132,26 +175,30 @@ class Replay:
         other = draw > 1 - elsewhere
         goal[other, 3:] = memory["goal"][rng.integers(self.size, size=count), stream, 3:][other]
         found["asked"] = ~(seen | other)
-        return found
 
-    def batch(self, rows: dict[str, NDArray[Any]]) -> Batch:
-        """Features and rewards of rows of `sample`."""
-        task, goal = self.task, rows["goal"]
-        before, after = rows["observation"], rows["next_observation"]
-        dropped = rows["dropped"]
-        first = task.distance(before[:, -POSE:], goal).rotation
-        second = np.where(dropped, first, task.distance(after[:, -POSE:], goal).rotation)
-        moved = rows["action"] - rows["previous"]
-        tensor = lambda array: torch.from_numpy(np.asarray(array, np.float32))  # noqa: E731
+    def batch(self, rows: Fields) -> Batch:
+        """Features and returns of rows of `sample`."""
+        goal, path, length = rows["goal"], rows["path"], rows["length"]
+        ahead = path.shape[1] - 1
+        goals = np.broadcast_to(goal[:, None], path.shape)
+        angles = self.task.distance(path, goals).rotation
+        each = np.arange(len(length))
+        lost = np.zeros((len(length), ahead), dtype=bool)
+        lost[each, length - 1] = rows["lost"]
+        first = angles[:, :-1]
+        second = np.where(lost, first, angles[:, 1:])
+        moved = rows["acted"] - rows["before"]
+        weight = self.discount ** np.arange(ahead) * (np.arange(ahead) < length[:, None])
+        reward = (weight * turning_reward(first, second, moved, lost)).sum(axis=1)
         return Batch(
-            tensor(self._features(before, goal, rows["previous"])),
-            tensor(self._features(after, goal, rows["action"])),
-            tensor(moved / self.change),
-            self._room(rows["previous"], tensor),
-            self._room(rows["action"], tensor),
-            tensor(turning_reward(first, second, moved, dropped, self.progress)),
-            tensor(dropped),
-            tensor(~rows["cut"] | dropped),
+            tensor(self._features(rows["observation"], goal, rows["previous"])),
+            tensor(self._features(rows["next_observation"], goal, rows["last_action"])),
+            tensor((rows["action"] - rows["previous"]) / self.change),
+            self._room(rows["previous"]),
+            self._room(rows["last_action"]),
+            tensor(reward),
+            tensor(self.discount**length * ~rows["lost"]),
+            tensor(rows["known"]),
             tensor(rows["asked"]),
         )
 
@@ -159,10 +206,15 @@ class Replay:
         seen = {"observation": full, "achieved_goal": full[:, -POSE:], "desired_goal": goal}
         return hand_features(seen, previous, self.form)
 
-    def _room(self, previous: NDArray[Any], tensor: Any) -> tuple[Tensor, Tensor]:
+    def _room(self, previous: NDArray[Any]) -> tuple[Tensor, Tensor]:
         return tensor((-1 - previous) / self.change), tensor((1 - previous) / self.change)
 
 
-def joined(first: dict[str, NDArray[Any]], second: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+def tensor(array: NDArray[Any]) -> Tensor:
+    """As float32."""
+    return torch.from_numpy(np.asarray(array, np.float32))
+
+
+def joined(first: Fields, second: Fields) -> Fields:
     """Rows of two samples as one."""
     return {name: np.concatenate([first[name], second[name]]) for name in first}

@@ -58,8 +58,8 @@ class TD3Settings:
     """Weight of the distance to the expert's actions, where they are valued above the network's own."""
     discount: float = 0.97
     """Weight of the next step's return."""
-    progress: float = 1.0
-    """Weight of coming nearer in the reward; 0: it pays for being near alone."""
+    ahead: int = 5
+    """Steps whose rewards are counted as they were, for the goal they were taken for; 1: values alone."""
     change: float = 0.6
     """Largest change of an action in a step, in half-widths of the action box; the expert makes such ones."""
     noise: tuple[float, ...] = (0.05, 0.2, 0.4, 0.7)
@@ -76,7 +76,7 @@ class TD3Settings:
     """Episodes of each evaluation, of exact simulation."""
 
     def __post_init__(self) -> None:
-        for name in ("envs", "updates", "batch", "width", "evaluate_every", "evaluation_episodes"):
+        for name in ("envs", "updates", "batch", "ahead", "width", "evaluate_every", "evaluation_episodes"):
             if getattr(self, name) < 1:
                 raise InputError(f"td3 {name.replace('_', ' ')}: {getattr(self, name)}; needs 1 or more")
         for name in ("demo_share", "hindsight", "earlier", "elsewhere"):

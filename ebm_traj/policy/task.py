@@ -30,18 +30,14 @@ DROP_DISTANCE = 0.15  # metres from the palm's centre
 EPISODE_STEPS, GOAL_STEPS, HOLD_STEPS = 400, 100, 25
 
 
-def turning_reward(
-    before: Array, after: Array, moved: Array, dropped: NDArray[np.bool_], progress: float = 1.0
-) -> Array:
-    """Rewards (N,) of steps: angles to the goal before and after them (N,), actions' changes (N, A).
-
-    `progress` weighs the first two terms, which pay for coming nearer wherever the goal is.
-    """
+def turning_reward(before: Array, after: Array, moved: Array, dropped: NDArray[np.bool_]) -> Array:
+    """Rewards (...) of steps: angles to the goal before and after them (...), actions' changes (..., A)."""
     return (
-        progress * (4.0 * (before - after) - 0.1 * after)
+        4.0 * (before - after)
+        - 0.1 * after
         + 0.25 * (after < NEAR)
         + 0.5 * (after < THERE)
-        - 0.003 * (moved**2).sum(axis=1)
+        - 0.003 * (moved**2).sum(axis=-1)
         - 10.0 * dropped
     )
 

@@ -2,9 +2,9 @@
 
 TD3 (Fujimoto et al. 2018, arXiv 1802.09477) with many environments at once, many goals for each step
 (`replay`), and demonstrations: a share of every batch is the expert's (as in RLPD, Ball et al. 2023, arXiv
-2302.02948), and where its action is valued above the network's own, the network is drawn to it (the Q-filter of
-Nair et al. 2018, arXiv 1709.10089). Values are layer-normalised, which keeps them from running away on what
-was never tried.
+2302.02948), and where its action is valued above the network's own, the network is drawn to it (the Q-filter
+of Nair et al. 2018, arXiv 1709.10089). What keeps the values from running away on what was never tried:
+layers are normalised, and the rewards of several steps count (as in Li et al. 2023, arXiv 2307.12983).
 """
 
 import copy
@@ -97,7 +97,7 @@ class Learner:
             next_change = _within((next_change + noise).clamp(-1, 1), batch.next_room)
             seen = torch.cat([batch.next_features, next_change], 1)
             later = torch.minimum(*(value(seen)[:, 0] for value in self.target_values))
-            target = REWARD_SCALE * batch.reward + self.settings.discount * (1 - batch.ended) * later
+            target = REWARD_SCALE * batch.reward + batch.discount * later
         seen = torch.cat([batch.features, batch.change], 1)
         errors = [value(seen)[:, 0] - target for value in self.values]
         return torch.stack([(batch.weight * error**2).mean() for error in errors]).sum()
@@ -191,7 +191,7 @@ def train_td3(
         task.envs.task,
         settings.form,
         chosen.change,
-        chosen.progress,
+        chosen.discount,
     )
     spread = np.resize(np.array(chosen.noise), chosen.envs)[:, None]
     noise, features, figures = np.zeros((chosen.envs, ACTIONS)), task.reset(), Mean()
@@ -234,7 +234,7 @@ def draw(
 ) -> tuple[Batch, Tensor]:
     """A batch of own and shown steps, and which are shown."""
     count = int(settings.batch * settings.demo_share) if demos else 0
-    shares = {name: getattr(settings, name) for name in ("hindsight", "earlier", "elsewhere")}
+    shares = {name: getattr(settings, name) for name in ("ahead", "hindsight", "earlier", "elsewhere")}
     rows = replay.sample(settings.batch - count, rng, **shares)
     if demos and count:
         rows = joined(rows, demos.sample(count, rng, **shares))

@@ -16,7 +16,7 @@ def life() -> tuple[Replay, dict[str, np.ndarray], TurningTask]:
     """A memory of more steps than it holds, with all that the task said meanwhile."""
     settings = {"target_rotation": "z", "target_position": "ignore", "num_threads": 1, "substeps": 5}
     task = TurningTask(ENVS, 0, 0.0, 1.0, form="cube", change=0.6, **settings)
-    replay = Replay(100, ENVS, task.envs.task, "cube", 0.6)
+    replay = Replay(100, ENVS, task.envs.task, "cube", 0.6, 0.9)
     features, rng = task.reset(), np.random.default_rng(0)
     task._steps[0] = 330  # is cut within what is kept
     said = []
@@ -68,6 +68,33 @@ def test_own_goals_give_the_rewards_and_features_that_were(life):
     assert (batch.change >= low - 1e-5).all() and (batch.change <= high + 1e-5).all()
 
 
+def test_the_rewards_of_several_steps_are_those_that_were(life):
+    replay, said, _ = life
+    rows = replay.sample(500, np.random.default_rng(1), ahead=4)
+    batch = replay.batch(rows)
+    step, env = rows_of(replay, rows, said).T
+    lengths = []
+    for row in range(500):
+        total, length, own = 0.0, 0, said["goal"][step[row], env[row]]
+        for at in range(step[row], min(step[row] + 4, 99)):
+            if length and (said["goal"][at, env[row]] != own).any():
+                break
+            total += 0.9**length * said["reward"][at, env[row]]
+            length += 1
+            if said["dropped"][at, env[row]] or said["cut"][at, env[row]]:
+                break
+        last = (step[row] + length - 1, env[row])
+        ended, cut = said["dropped"][last], said["cut"][last]
+        assert rows["length"][row] == length and batch.weight[row] == (ended or not cut)
+        assert batch.discount[row] == pytest.approx(0.0 if ended else 0.9**length)
+        if ended or not cut:
+            assert abs(batch.reward[row] - total) < 2e-2
+        if not ended and not cut:
+            np.testing.assert_allclose(batch.next_features[row], said["last"][last], atol=2e-3)
+        lengths.append(length)
+    assert set(lengths) == {1, 2, 3, 4}
+
+
 def test_goals_of_hindsight_are_poses_met_soon_in_the_same_episode(life):
     replay, said, task = life
     rows = replay.sample(400, np.random.default_rng(2), hindsight=0.999)
@@ -80,6 +107,7 @@ def test_goals_of_hindsight_are_poses_met_soon_in_the_same_episode(life):
         at = np.flatnonzero((poses == rows["goal"][row, 3:]).all(axis=1))
         assert at.size and said["episode"][start + 1 + at[0], stream] == rows["episode"][row]
     # The next pose as a goal: nothing is left to turn, and the reward is what that is worth.
+    assert (rows["length"][met] == 1).all()
     at_once = rows | {"goal": np.concatenate([rows["goal"][:, :3], rows["next_observation"][:, -4:]], axis=1)}
     batch, before = replay.batch(at_once), task.envs.task.distance
     kept = ~rows["dropped"]
@@ -117,7 +145,7 @@ def test_recordings_end_where_they_end(life):
     _, said, task = life
     part = {name: said[name][:20] for name in ("observation", "goal", "previous", "action")}
     part |= {name: said[name][:20] for name in ("episode", "dropped", "cut")}
-    replay = Replay.of([part, part], task.envs.task, "cube", 0.6)
+    replay = Replay.of([part, part], task.envs.task, "cube", 0.6, 0.9)
     assert replay.size == 40
     rows = replay.sample(2000, np.random.default_rng(0), hindsight=0.5)
     both = joined(rows, rows)

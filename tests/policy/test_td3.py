@@ -44,7 +44,7 @@ def batch_of(
     rows = len(features)
     wide = (torch.full((rows, 20), -room), torch.full((rows, 20), room))
     ones = torch.ones(rows)
-    return Batch(features, features, change, wide, wide, reward, ones, ones, ones)
+    return Batch(features, features, change, wide, wide, reward, 0 * ones, ones, ones)
 
 
 def wanted(features: torch.Tensor) -> torch.Tensor:
@@ -70,7 +70,7 @@ def test_it_finds_the_best_action_of_a_problem_of_one_step():
 
 
 def test_values_are_of_rewards_to_come_and_nothing_follows_a_drop():
-    learner = td3.Learner(3, dataclasses.replace(SMALL, discount=0.8, average=0.1), 0)
+    learner = td3.Learner(3, dataclasses.replace(SMALL, average=0.1), 0)
     torch.manual_seed(0)
     for _ in range(800):
         features = torch.randn(256, 3)
@@ -78,7 +78,7 @@ def test_values_are_of_rewards_to_come_and_nothing_follows_a_drop():
         # What is dropped can be told by the first feature; the others go on for ever at a reward of 1.
         features[:, 0] = ended
         batch = batch_of(features, 2 * torch.rand(256, 20) - 1, 1 - 3 * ended)
-        batch = dataclasses.replace(batch, ended=ended)
+        batch = dataclasses.replace(batch, discount=0.8 * (1 - ended))
         learner.update(batch, torch.zeros(256))
     with torch.no_grad():
         seen = torch.cat([features, batch.change], 1)
@@ -168,6 +168,7 @@ def test_a_damaged_recording_is_named(tmp_path: Path):
         ({"batch": 0}, "td3 batch: 0; needs 1 or more"),
         ({"demo_share": 1.0}, "td3 demo share: 1.0; accepted: from 0 to below 1"),
         ({"earlier": 0.6, "elsewhere": 0.6}, "together at most 1"),
+        ({"ahead": 0}, "td3 ahead: 0; needs 1 or more"),
         ({"discount": 1.0}, "discount must be above 0 and below 1"),
         ({"warm_up": 1}, "2 steps or more"),
         ({"noise": ()}, "needs one number or more"),
