@@ -116,7 +116,7 @@ class Replay:
 
         `path` (B, `ahead` + 1, 7) are the poses from each step on, `acted` and `before` (B, `ahead`, A) the
         actions and those before them, `length` (B,) how many of these steps were taken for the same goal in
-        the same episode, `next_observation` what they led to, `lost` (B,) whether the last of them dropped the
+        the same episode, `next_observation` what they led to, `lost` (B,) whether the last of them dropped
         the object and `known` (B,) whether what follows is known.
 
         For a goal, a share `hindsight` of the steps gets a pose met up to `APART` steps later, a share
