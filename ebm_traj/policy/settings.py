@@ -32,7 +32,7 @@ class DemoSettings:
 class TD3Settings:
     """Off-policy learning: TD3 with many goals for each step and demonstrations in its memory."""
 
-    steps: int = 4_000_000
+    steps: int = 7_680_000
     """Environment steps, in coarse simulation."""
     substeps: int = 5
     """Simulator steps of an environment step."""
@@ -42,17 +42,17 @@ class TD3Settings:
     """Steps kept."""
     warm_up: int = 60
     """Steps of each environment before learning begins."""
-    updates: int = 2
-    """Updates of the values after each step of all environments; the network has half as many."""
-    batch: int = 1024
+    updates: int = 3
+    """Updates of the values during each step of all environments; the network has half as many."""
+    batch: int = 256
     """Steps in an update."""
     demo_share: float = 0.4
     """Share of them that the expert lived through."""
     hindsight: float = 0.0
     """Share of them whose goal is a pose met later; values grow too high with it."""
-    earlier: float = 0.3
+    earlier: float = 0.2
     """Share of them whose goal is a pose met before."""
-    elsewhere: float = 0.3
+    elsewhere: float = 0.2
     """Share of them whose goal is another step's."""
     imitation: float = 2.0
     """Weight of the distance to the expert's actions, where they are valued above the network's own."""
@@ -66,11 +66,13 @@ class TD3Settings:
     """Standard deviations of the exploration, in units of that change; environments take them in turn."""
     learning_rate: float = 5e-4
     """Of the values' Adam; the network's is 0.6 of it."""
+    final_rate: float = 0.1
+    """Share of these rates that is left at the end; they fall linearly."""
     average: float = 0.01
     """Share of the new weights that the target networks take on at each update of the network."""
     width: int = 256
     """Units in each of two hidden layers."""
-    evaluate_every: int = 2000
+    evaluate_every: int = 3000
     """Steps of all environments between evaluations; the best network is kept."""
     evaluation_episodes: int = 100
     """Episodes of each evaluation, of exact simulation."""
@@ -79,7 +81,7 @@ class TD3Settings:
         for name in ("envs", "updates", "batch", "ahead", "width", "evaluate_every", "evaluation_episodes"):
             if getattr(self, name) < 1:
                 raise InputError(f"td3 {name.replace('_', ' ')}: {getattr(self, name)}; needs 1 or more")
-        for name in ("demo_share", "hindsight", "earlier", "elsewhere"):
+        for name in ("demo_share", "hindsight", "earlier", "elsewhere", "final_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(
                     f"td3 {name.replace('_', ' ')}: {getattr(self, name)}; accepted: from 0 to below 1"

@@ -8,6 +8,7 @@ layers are normalised, and the rewards of several steps count (as in Li et al. 2
 """
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ DELAY = 2  # updates of the values for each of the network
 ACTOR_RATE = 0.6  # the network's learning rate, in units of the values'
 PERSISTENCE = 0.7  # of the exploration's noise from step to step
 SATURATION, SATURATION_WEIGHT = 2.0, 0.002  # outputs beyond this, before the tanh, are pulled back
-SMOOTHING = 0.001  # share of the new weights that the smooth network takes on at each of its updates
+SMOOTHING = 0.0005  # share of the new weights that the smooth network takes on at each of its updates
 LOG_EVERY = 250  # steps of all environments
 
 
@@ -64,6 +65,12 @@ class Learner:
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), ACTOR_RATE * rate)
         self.value_optimizer = torch.optim.Adam(self.values.parameters(), rate)
         self.generator = torch.Generator().manual_seed(derive_seed(seed, "updates"))
+
+    def scale_rates(self, share: float) -> None:
+        """Learn at this share of the learning rates from here on."""
+        rate = share * self.settings.learning_rate
+        self.value_optimizer.param_groups[0]["lr"] = rate
+        self.actor_optimizer.param_groups[0]["lr"] = ACTOR_RATE * rate
 
     @torch.no_grad()
     def act(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -203,16 +210,18 @@ def train_td3(
         unit_scale=True,
         disable=not progress,
     )
-    with MetricLog(out, first) as log, bar:
+    with MetricLog(out, first) as log, bar, ThreadPoolExecutor(1) as beside:
         for iteration in range(first + 1, last + 1):
             noise = PERSISTENCE * noise + (1 - PERSISTENCE**2) ** 0.5 * rng.standard_normal(noise.shape)
-            step = lived(task, learner.act(features) + spread * noise)
-            replay.add(**step)
-            features = task.features()
-            bar.update(chosen.envs)
-            if iteration - first >= chosen.warm_up:
+            # The environments step on other cores while the networks learn from what was known before.
+            step = beside.submit(lived, task, learner.act(features) + spread * noise)
+            learner.scale_rates(1 - (1 - chosen.final_rate) * iteration / last)
+            if iteration - first > chosen.warm_up:
                 for _ in range(chosen.updates):
                     figures.add(learner.update(*draw(replay, demos, chosen, rng)))
+            replay.add(**step.result())
+            features = task.features()
+            bar.update(chosen.envs)
             if iteration % LOG_EVERY == 0 and task.outcomes:
                 recent = np.mean(task.outcomes[-1000:], axis=0)
                 del task.outcomes[:-1000]
