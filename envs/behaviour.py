@@ -132,6 +132,8 @@ def make_policy(
         noise = NoiseSettings(**record.get("noise", {}))
     except TypeError as error:
         raise InputError(f"policy '{record['name']}': {error}") from None
+    if "sha256" in record and hasattr(policy, "recorded"):
+        settings = policy.recorded(settings, record["sha256"])
     made: Any = policy(action_low, action_high, settings, env_id=env_id, env_kwargs=env_kwargs)
     if "sha256" in record and record["sha256"] != getattr(made, "sha256", None):
         raise InputError(

@@ -25,7 +25,7 @@ from ebm_traj.errors import InputError
 
 Array = NDArray[np.float64]
 
-SHIPPED = Path(__file__).parent / "policies"  # <object>-<target_rotation>.safetensors
+SHIPPED = Path(__file__).parent / "policies"  # <object>-<target_rotation>.safetensors, older ones -<method>
 FORMAT = "ebm_traj hand policy 1"
 
 
@@ -34,7 +34,8 @@ class TrainedSettings:
     """Which network acts."""
 
     file: str = ""
-    """A safetensors file of scripts/train_policy.py; empty: the one shipped for the environment's task."""
+    """A safetensors file of scripts/train_policy.py, or a shipped one's name, such as block-z-ppo; empty: the
+    one shipped for the environment's task."""
 
 
 class PolicyNetwork:
@@ -81,7 +82,10 @@ class PolicyNetwork:
     def load(cls, path: Path) -> "PolicyNetwork":
         """The network of a file. InputError if it is missing, damaged or another kind of file."""
         if not path.is_file():
-            raise InputError(f"{path}: no such file; needed is a policy of scripts/train_policy.py")
+            raise InputError(
+                f"{path}: no such file; needed is a policy of scripts/train_policy.py, or a name of: "
+                f"{', '.join(shipped_policies())}"
+            )
         try:
             with safetensors.safe_open(path, "numpy") as file:
                 metadata = file.metadata() or {}
@@ -131,14 +135,20 @@ class TrainedPolicy:
     ) -> None:
         task = task_of(env_id, env_kwargs, "trained")
         named = (settings or TrainedSettings()).file
-        path = Path(named) if named else shipped_policy(task)
+        path = shipped_policies().get(named, Path(named)) if named else shipped_policy(task)
         self.network = PolicyNetwork.load(path)
-        self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        self.sha256 = digest(path)
         for field in ("object", "target_rotation"):
             made_for, found = self.network.card.get(field), getattr(task, field)
             if made_for != found:
                 raise InputError(f"{path}: trained for {field} '{made_for}'; the environment has '{found}'")
         self._low, self._high = np.asarray(action_low, np.float64), np.asarray(action_high, np.float64)
+
+    @staticmethod
+    def recorded(settings: TrainedSettings, sha256: str) -> TrainedSettings:
+        """The settings of a recording that was made when another network was the one shipped for its task."""
+        found = [name for name, path in shipped_policies().items() if digest(path) == sha256]
+        return TrainedSettings(found[0]) if found and not settings.file else settings
 
     def reset(self, seeds: Sequence[int], steps: ArrayLike = 0) -> None:
         """Nothing to begin."""
@@ -155,13 +165,22 @@ class TrainedPolicy:
         return np.clip(actions, self._low, self._high).astype(np.float32)
 
 
+def shipped_policies() -> dict[str, Path]:
+    """The files shipped, by name."""
+    return {path.stem: path for path in sorted(SHIPPED.glob("*.safetensors"))}
+
+
 def shipped_policy(task: HandTask) -> Path:
     """The file shipped for a task. InputError if there is none."""
-    path = SHIPPED / f"{task.object}-{task.target_rotation}.safetensors"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.safetensors"))) or "none"
+    name, known = f"{task.object}-{task.target_rotation}", shipped_policies()
+    if name not in known:
         raise InputError(
-            f"policy 'trained': no network shipped for '{path.stem}' (object-target_rotation); there are: "
-            f"{known}; scripts/train_policy.py makes one, --trained.file names it"
+            f"policy 'trained': no network shipped for '{name}' (object-target_rotation); there are: "
+            f"{', '.join(known) or 'none'}; scripts/train_policy.py makes one, --trained.file names it"
         )
-    return path
+    return known[name]
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -13,6 +13,7 @@ from ebm_traj.collect import CollectSettings, collect
 from ebm_traj.collect.shards import policy_of
 from ebm_traj.datasets import Recording
 from ebm_traj.envs import rotations
+from ebm_traj.envs.behaviour import identified, make_policy, policy_record
 from ebm_traj.envs.exploration import NoiseSettings
 from ebm_traj.envs.hand_features import FEATURES, hand_features
 from ebm_traj.envs.trained import SHIPPED, PolicyNetwork, TrainedPolicy, TrainedSettings
@@ -175,6 +176,24 @@ def test_files_that_are_no_policy_are_named(tmp_path: Path, file: Path):
     network(7, features="triangle").save(tmp_path / "small.safetensors")
     with pytest.raises(InputError, match="form 'triangle'; accepted: matrix, cube"):
         policy(tmp_path / "small.safetensors")
+
+
+def test_a_recording_finds_the_network_it_was_made_with_by_its_digest(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setattr("ebm_traj.envs.trained.SHIPPED", tmp_path)
+    network(method="old").save(tmp_path / "block-z.safetensors")
+    told: dict[str, Any] = {"env_id": "ebm_traj/HandBlock-v0", "env_kwargs": TASK}
+    record = identified(policy_record("trained", TrainedSettings()), policy(""))
+    network(method="new").save(tmp_path / "block-z-old.safetensors")
+    (tmp_path / "block-z-old.safetensors").rename(tmp_path / "new")
+    (tmp_path / "block-z.safetensors").rename(tmp_path / "block-z-old.safetensors")
+    with pytest.raises(InputError, match=r"no network shipped for 'block-z'.* there are: block-z-old"):
+        policy("")
+    (tmp_path / "new").rename(tmp_path / "block-z.safetensors")
+    made: Any = make_policy(record, LOW, HIGH, **told)
+    assert made.network.card["method"] == "old" and policy("").network.card["method"] == "new"
+    assert policy("block-z-old").network.card["method"] == "old"
 
 
 def test_other_tasks_are_refused(file: Path):
