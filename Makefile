@@ -76,7 +76,7 @@ export STUDY_MODELS
 study: install
 	mkdir -p $(STUDY)/runs
 	test -f $(STUDY)/collected || { $(PY) scripts/collect.py --out $(STUDY)/data --policy trained \
-		--env-kwargs '{"target_rotation": "z", "target_position": "ignore"}' --noise-probability 0.25 \
+		--trained.file block-z-ppo --env-kwargs '{"target_rotation": "z", "target_position": "ignore"}' --noise-probability 0.25 \
 		--episodes $(EPISODES) --steps 112 --test-fraction 0.12 --validation-fraction 0.04 --storage compact \
 		$$(test -d $(STUDY)/data && echo --resume) && touch $(STUDY)/collected; }
 	test -f $(STUDY)/data/branches.h5 || $(PY) scripts/collect.py --out $(STUDY)/data --branches 64 \

@@ -30,6 +30,8 @@ class Args:
     hand. friction: times 0.3. object: smaller by 0.8. egg: an ellipsoid in the block's place."""
     env_kwargs: str = '{"target_rotation": "z", "target_position": "ignore"}'
     """Settings of the hand environment as JSON."""
+    policy: str = "block-z-ppo"
+    """File, or shipped name, of the trained policy that acts; the shipped models learnt from its data."""
     noise: float = 0.25
     """Probability of a random action instead of the trained policy's."""
     episodes: int = 60
@@ -79,7 +81,7 @@ def main(args: Args) -> None:
     from ebm_traj.planning.fault_study import study
 
     monitors = make_monitors(args)
-    record = policy_record("trained", TrainedSettings(), NoiseSettings(probability=args.noise))
+    record = policy_record("trained", TrainedSettings(args.policy), NoiseSettings(probability=args.noise))
     policy = make_policy(record, -np.ones(ACTIONS), np.ones(ACTIONS), "ebm_traj/HandBlock-v0", task)
     rng = np.random.default_rng(args.seed)
     at = rng.integers(args.earliest, args.latest + 1, args.episodes)

@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 TEST_SEED = 2_000_000  # of the episodes whose success stands on the card; nothing is chosen by them
 TEST_EPISODES = 100
 LOWEST_STD = 0.05  # a feature that hardly varies is not blown up
-PACKAGES = ("ebm_traj", "mujoco", "numpy", "stable-baselines3", "torch")
+PACKAGES = ("ebm_traj", "mujoco", "numpy", "torch")
 
 
 def train_policy(out: Path, settings: PolicySettings, *, num_threads: int | None = None) -> Path:
@@ -31,6 +31,7 @@ def train_policy(out: Path, settings: PolicySettings, *, num_threads: int | None
     other settings.
     """
     learn = by_td3 if settings.method == "td3" else by_ppo
+    extra = ["stable-baselines3"] if settings.method == "ppo" else []
     if settings.method == "ppo":
         try:
             import stable_baselines3  # noqa: F401
@@ -44,7 +45,7 @@ def train_policy(out: Path, settings: PolicySettings, *, num_threads: int | None
     network.save(path)
     network.card |= settings.card() | {
         "test": validate(path, settings, TEST_EPISODES, TEST_SEED) | {"first_seed": TEST_SEED},
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {name: version(name) for name in (*PACKAGES, *extra)},
     }
     network.save(path)
     (out / "card.json").write_text(json.dumps(network.card, indent=1))

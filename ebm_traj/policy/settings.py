@@ -32,7 +32,7 @@ class DemoSettings:
 class TD3Settings:
     """Off-policy learning: TD3 with many goals for each step and demonstrations in its memory."""
 
-    steps: int = 7_680_000
+    steps: int = 4_480_000
     """Environment steps, in coarse simulation."""
     substeps: int = 5
     """Simulator steps of an environment step."""
@@ -42,9 +42,9 @@ class TD3Settings:
     """Steps kept."""
     warm_up: int = 60
     """Steps of each environment before learning begins."""
-    updates: int = 3
+    updates: int = 2
     """Updates of the values during each step of all environments; the network has half as many."""
-    batch: int = 256
+    batch: int = 1024
     """Steps in an update."""
     demo_share: float = 0.4
     """Share of them that the expert lived through."""
@@ -72,7 +72,7 @@ class TD3Settings:
     """Share of the new weights that the target networks take on at each update of the network."""
     width: int = 256
     """Units in each of two hidden layers."""
-    evaluate_every: int = 3000
+    evaluate_every: int = 2500
     """Steps of all environments between evaluations; the best network is kept."""
     evaluation_episodes: int = 100
     """Episodes of each evaluation, of exact simulation."""

@@ -15,12 +15,23 @@ def refused(capsys: Any, call_script: Any, *argv: str) -> str:
     return capsys.readouterr().err
 
 
-def test_a_network_is_trained_and_judged(tmp_path: Path, call_script: Any, capsys: Any, monkeypatch: Any):
-    pytest.importorskip("stable_baselines3")
+TINY = {
+    "td3": "--td3.steps 64 --td3.envs 4 --td3.warm-up 4 --td3.batch 32 --td3.width 8 "
+    "--td3.evaluation-episodes 2 --demos.rounds 1 --demos.envs 2 --demos.steps 8 --demos.expert.samples 3 --demos.expert.horizon 4",
+    "ppo": "--ppo.steps 64 --ppo.envs 4 --ppo.rollout 16 --ppo.batch 32 --ppo.epochs 1 --ppo.width 8 "
+    "--ppo.evaluation-episodes 2",
+}
+
+
+@pytest.mark.parametrize("method", TINY)
+def test_a_network_is_trained_and_judged(
+    method: str, tmp_path: Path, call_script: Any, capsys: Any, monkeypatch: Any
+):
+    if method == "ppo":
+        pytest.importorskip("stable_baselines3")
     monkeypatch.setattr("ebm_traj.policy.run.TEST_EPISODES", 2)
     out = tmp_path / "run"
-    tiny = "--ppo.steps 64 --ppo.envs 4 --ppo.rollout 16 --ppo.batch 32 --ppo.epochs 1 --ppo.width 8"
-    argv = ["--out", str(out), "--workers", "1", *tiny.split(), "--ppo.evaluation-episodes", "2"]
+    argv = ["--out", str(out), "--workers", "1", "--method", method, *TINY[method].split()]
     call_script("train_policy", *argv)
     assert f"policy: {out / 'policy.safetensors'}" in capsys.readouterr().out
     assert "exists; give a new folder, or --resume" in refused(capsys, call_script, "train_policy", *argv)
