@@ -17,7 +17,8 @@ def refused(capsys: Any, call_script: Any, *argv: str) -> str:
 
 TINY = {
     "td3": "--td3.steps 64 --td3.envs 4 --td3.warm-up 4 --td3.batch 32 --td3.width 8 "
-    "--td3.evaluation-episodes 2 --demos.rounds 1 --demos.envs 2 --demos.steps 8 --demos.expert.samples 3 --demos.expert.horizon 4",
+    "--td3.evaluation-episodes 2 --demos.rounds 1 --demos.envs 2 --demos.steps 8 "
+    "--demos.expert.samples 3 --demos.expert.horizon 4",
     "ppo": "--ppo.steps 64 --ppo.envs 4 --ppo.rollout 16 --ppo.batch 32 --ppo.epochs 1 --ppo.width 8 "
     "--ppo.evaluation-episodes 2",
 }
