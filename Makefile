@@ -1,6 +1,6 @@
 # make demo   collect, train, compare and roll out, in ./demo (made anew), on two CPU cores in minutes
 # make test   lint, type check and the whole test suite
-# make study  the full comparison: data of the trained policy, every model, every column, in ./study; hours on
+# make study  the full comparison: data of a trained policy, every model, every column, in ./study; hours on
 #             two cores, less on a GPU. Goes on where it was stopped. Small: make study EPISODES=200 SHORTER=100
 # make bench  speed against named peers
 # make gpu    what needs a CUDA device: its tests, and the speed of chains, training steps and planning on it
