@@ -184,6 +184,9 @@ class PolicySettings:
     distill: DistillSettings = DistillSettings()
     ppo: PPOSettings = PPOSettings()
 
+    def __post_init__(self) -> None:
+        HandTask.from_settings(**self.task)  # refuses what is no task before anything is written
+
     @property
     def env_id(self) -> str:
         """The environment; its object is among the settings of the task."""

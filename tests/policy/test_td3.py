@@ -179,6 +179,11 @@ def test_impossible_settings_are_named(settings: dict, message: str):
         TD3Settings(**settings)
 
 
+def test_what_is_no_task_is_refused_before_a_folder_is_made():
+    with pytest.raises(InputError, match="object is 'cube'; accepted: block, egg, pen"):
+        PolicySettings(object="cube")
+
+
 def test_a_network_to_begin_with_is_for_ppo(tmp_path: Path):
     with pytest.raises(InputError, match="start: td3 begins from nothing"):
         run.train_policy(tmp_path / "run", dataclasses.replace(TINY, start="a.safetensors"))
