@@ -14,11 +14,9 @@ from ebm_traj.core.seeding import derive_seed
 from ebm_traj.envs.expert import ExpertPolicy, ExpertSettings
 from ebm_traj.envs.hand_model import ACTIONS
 from ebm_traj.errors import RunError
-from ebm_traj.policy.replay import FIELDS, Replay
+from ebm_traj.policy.replay import FIELDS, Fields, Replay
 from ebm_traj.policy.settings import PolicySettings
-from ebm_traj.policy.task import TurningTask, task_for
-
-Recording = dict[str, NDArray[Any]]
+from ebm_traj.policy.task import TurningStep, TurningTask, task_for
 
 
 def record_demos(out: Path, settings: PolicySettings, num_threads: int | None = None) -> Replay | None:
@@ -42,7 +40,7 @@ def record_demos(out: Path, settings: PolicySettings, num_threads: int | None = 
     )
 
 
-def record(settings: PolicySettings, number: int, num_threads: int | None) -> Recording:
+def record(settings: PolicySettings, number: int, num_threads: int | None) -> Fields:
     """Fields (T, N, ...) of one round: the expert acts, its changes of action cut to what the network may."""
     chosen, seed = settings.demos, derive_seed(settings.seed, "demos", number)
     change = settings.td3.change
@@ -50,11 +48,12 @@ def record(settings: PolicySettings, number: int, num_threads: int | None) -> Re
     expert = expert_for(settings, chosen.expert, num_threads)
     task.reset()
     expert.reset([derive_seed(seed, row) for row in range(chosen.envs)])
-    steps: list[Recording] = []
+    steps: list[Fields] = []
     bar = tqdm(range(chosen.steps), desc=f"expert, round {number}", unit="step", file=sys.stderr)
     for _ in bar:
         wanted = expert.act(task.observation, task.previous, task.envs.get_state())
-        steps.append(lived(task, (np.asarray(wanted, np.float64) - task.previous) / change))
+        fields, _ = lived(task, (np.asarray(wanted, np.float64) - task.previous) / change)
+        steps.append(fields)
         if task.outcomes:
             bar.set_postfix(reached=f"{np.mean(task.outcomes, axis=0)[0]:.2f}", refresh=False)
     task.close()
@@ -69,13 +68,14 @@ def expert_for(settings: PolicySettings, chosen: ExpertSettings, num_threads: in
     return ExpertPolicy(low, high, chosen, num_threads=num_threads, **told)
 
 
-def lived(task: TurningTask, changes: NDArray[np.floating]) -> Recording:
-    """Take one step of the task and give its fields (N, ...), as `Replay.add` takes them."""
-    before: Recording = {
+def lived(task: TurningTask, changes: NDArray[np.floating]) -> tuple[Fields, TurningStep]:
+    """Take one step of the task; gives its fields (N, ...), as for `Replay.add`, and what it led to."""
+    before: Fields = {
         "observation": task.observation["observation"].astype(np.float32),
         "goal": task.observation["desired_goal"].astype(np.float32),
         "previous": task.previous.astype(np.float32),
         "episode": task.episodes.copy(),
     }
     step = task.step(changes)
-    return before | {"action": step.taken.astype(np.float32), "dropped": step.dropped, "cut": step.cut}
+    fields = before | {"action": step.taken.astype(np.float32), "dropped": step.dropped, "cut": step.cut}
+    return fields, step

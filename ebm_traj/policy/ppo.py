@@ -24,7 +24,7 @@ from ebm_traj.policy.networks import load_weights, weights_of
 from ebm_traj.policy.settings import CHANGE, PolicySettings
 from ebm_traj.policy.stable_task import StableTask
 from ebm_traj.policy.task import TurningTask
-from ebm_traj.policy.validation import validate
+from ebm_traj.policy.validation import score, validate
 
 Array = NDArray[np.float64]
 
@@ -120,11 +120,10 @@ class Keeper(BaseCallback):
         network.card["steps"] = self.num_timesteps
         network.save(path)
         found = validate(path, self.all_settings, self.settings.evaluation_episodes)
-        score = (found["reached"][0] + found["held"][0]) / 2
         figures = {"validation_reached": found["reached"][0], "validation_held": found["held"][0]}
         self.log.write(update, figures)
-        if score > self.best:
-            self.best = score
+        if score(found) > self.best:
+            self.best = score(found)
             network.card["validation"] = found
             network.save(self.out / "best.safetensors")
 

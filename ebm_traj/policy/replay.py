@@ -102,6 +102,11 @@ class Replay:
         self._at = (self._at + 1) % self.steps
         self.size = min(self.size + 1, self.steps)
 
+    @property
+    def _oldest(self) -> int:
+        """Where the oldest step lies."""
+        return self._at if self.size == self.steps else 0
+
     def sample(
         self,
         count: int,
@@ -123,7 +128,7 @@ class Replay:
         `earlier` one met as long before, a share `elsewhere` the goal of any other step. For these it is one
         step that counts: the next actions were not taken for them. `asked` (B,) says which kept their own.
         """
-        memory, oldest = self._memory, (self._at if self.size == self.steps else 0)
+        memory, oldest = self._memory, self._oldest
         # The newest step has no successor yet.
         age, stream = rng.integers(self.size - 1, size=count), rng.integers(self.streams, size=count)
         row = (oldest + age) % self.steps
@@ -162,7 +167,7 @@ class Replay:
         elsewhere: float,
     ) -> None:
         """Put other goals in place of some of `found`'s, and `asked`: where they were kept."""
-        memory, oldest = self._memory, (self._at if self.size == self.steps else 0)
+        memory, oldest = self._memory, self._oldest
         count, goal = len(age), found["goal"]
         draw = rng.random(count)
         apart = 1 + (APART * rng.random(count) ** 1.5).astype(int)

@@ -29,7 +29,7 @@ from ebm_traj.policy.networks import linear, perceptron, weights_of
 from ebm_traj.policy.replay import Batch, Replay, joined
 from ebm_traj.policy.settings import PolicySettings, TD3Settings
 from ebm_traj.policy.task import task_for
-from ebm_traj.policy.validation import validate
+from ebm_traj.policy.validation import score, validate
 
 REWARD_SCALE = 0.2  # brings values near 1
 TARGET_NOISE, TARGET_NOISE_LIMIT = 0.2, 0.4  # of the next action, in units of the largest change
@@ -214,13 +214,14 @@ def train_td3(
         for iteration in range(first + 1, last + 1):
             noise = PERSISTENCE * noise + (1 - PERSISTENCE**2) ** 0.5 * rng.standard_normal(noise.shape)
             # The environments step on other cores while the networks learn from what was known before.
-            step = beside.submit(lived, task, learner.act(features) + spread * noise)
+            stepping = beside.submit(lived, task, learner.act(features) + spread * noise)
             learner.scale_rates(1 - (1 - chosen.final_rate) * iteration / last)
             if iteration - first > chosen.warm_up:
                 for _ in range(chosen.updates):
                     figures.add(learner.update(*draw(replay, demos, chosen, rng)))
-            replay.add(**step.result())
-            features = task.features()
+            fields, step = stepping.result()
+            replay.add(**fields)
+            features = step.features
             bar.update(chosen.envs)
             if iteration % LOG_EVERY == 0 and task.outcomes:
                 recent = np.mean(task.outcomes[-1000:], axis=0)
@@ -263,8 +264,8 @@ def evaluate(
         network.save(path)
         found = validate(path, settings, settings.td3.evaluation_episodes)
         figures |= {f"{name}_{figure}": found[figure][0] for figure in ("reached", "held")}
-        if (score := (found["reached"][0] + found["held"][0]) / 2) > best:
-            best, network.card["validation"] = score, found
+        if score(found) > best:
+            best, network.card["validation"] = score(found), found
             network.save(out / "best.safetensors")
     log.write(iteration, figures)
     return best

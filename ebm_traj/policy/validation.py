@@ -21,3 +21,8 @@ def validate(
     policy = TrainedPolicy(low, high, TrainedSettings(str(path)), env_id=settings.env_id, env_kwargs=task)
     found = evaluate(policy, settings.env_id, task, episodes=episodes, seed=seed, progress=False)
     return found.summary()
+
+
+def score(found: dict[str, Any]) -> float:
+    """What the best network of a training is chosen by: the mean of the shares reached and held."""
+    return (found["reached"][0] + found["held"][0]) / 2

@@ -22,18 +22,11 @@ def life() -> tuple[Replay, dict[str, np.ndarray], TurningTask]:
     said = []
     for _ in range(STEPS):
         before = {"features": features, "poses": task.observation["achieved_goal"].copy()}
-        taken: dict[str, np.ndarray] = {}
-
-        def step(changes: np.ndarray, taken: dict[str, np.ndarray] = taken) -> object:
-            found = TurningTask.step(task, changes)
-            taken |= {"reward": found.reward, "last": found.last_features}
-            return found
-
-        task.step = step  # type: ignore[method-assign, assignment]
-        row = lived(task, rng.uniform(-1.5, 1.5, (ENVS, 20)))
+        row, step = lived(task, rng.uniform(-1.5, 1.5, (ENVS, 20)))
         replay.add(**row)
-        said.append(before | taken | {name: value.copy() for name, value in row.items()})
-        features = task.features()
+        told = {"reward": step.reward, "last": step.last_features}
+        said.append(before | told | {name: value.copy() for name, value in row.items()})
+        features = step.features
     task.close()
     return replay, {name: np.stack([step[name] for step in said])[30:] for name in said[0]}, task
 
