@@ -38,7 +38,9 @@ def train_policy(out: Path, settings: PolicySettings, *, num_threads: int | None
         except ModuleNotFoundError:
             raise InputError('PPO needs Stable-Baselines3: pip install "ebm_traj[sb3]"') from None
     elif settings.start:
-        raise InputError("start: td3 begins from nothing; accepted with --method ppo")
+        from ebm_traj.policy.td3 import begun
+
+        begun(settings, settings.seed)  # refuses a start that does not fit, before the expert's long work
     _claim(out, settings)
     network = learn(out, settings, num_threads)
     path = out / "policy.safetensors"

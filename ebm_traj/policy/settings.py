@@ -176,7 +176,7 @@ class PolicySettings:
     method: Literal["td3", "ppo"] = "td3"
     """td3: off-policy, with demonstrations of the expert. ppo: of Stable-Baselines3 (extra `sb3`)."""
     start: str = ""
-    """ppo: file of a network to begin with, such as another run's policy.safetensors; empty: none."""
+    """Another run's networks to begin with: its td3.pt (td3) or policy.safetensors (ppo); empty: none."""
     seed: int = 0
     """Seed of everything."""
     demos: DemoSettings = DemoSettings()

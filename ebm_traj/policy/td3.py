@@ -8,6 +8,7 @@ layers are normalised, and the rewards of several steps count (as in Li et al. 2
 """
 
 import copy
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from ebm_traj.core.seeding import derive_seed
 from ebm_traj.envs.hand_features import FEATURES
 from ebm_traj.envs.hand_model import ACTIONS
 from ebm_traj.envs.trained import PolicyNetwork
+from ebm_traj.errors import InputError
 from ebm_traj.policy.demos import lived
 from ebm_traj.policy.networks import linear, perceptron, weights_of
 from ebm_traj.policy.replay import Batch, Replay, joined
@@ -39,6 +41,7 @@ PERSISTENCE = 0.7  # of the exploration's noise from step to step
 SATURATION, SATURATION_WEIGHT = 2.0, 0.002  # outputs beyond this, before the tanh, are pulled back
 SMOOTHING = 0.0005  # share of the new weights that the smooth network takes on at each of its updates
 LOG_EVERY = 250  # steps of all environments
+NETWORKS = ("actor", "values", "target_actor", "target_values", "smooth_actor")
 
 
 class Learner:
@@ -148,13 +151,24 @@ class Learner:
         }
 
     def _parts(self) -> dict[str, Any]:
-        networks = ("actor", "values", "target_actor", "target_values", "smooth_actor")
-        return {name: getattr(self, name) for name in (*networks, "actor_optimizer", "value_optimizer")}
+        return {name: getattr(self, name) for name in (*NETWORKS, "actor_optimizer", "value_optimizer")}
 
     def state(self) -> dict[str, Any]:
         """All that `load` needs."""
         parts = {name: part.state_dict() for name, part in self._parts().items()}
         return parts | {"updates": self.updates, "generator": self.generator.get_state()}
+
+    def begin(self, path: Path) -> None:
+        """Take over the networks of another run's `td3.pt`; InputError if they are of another shape."""
+        try:
+            found = torch.load(path, weights_only=True)["learner"]
+            for name in NETWORKS:
+                getattr(self, name).load_state_dict(found[name])
+        except (OSError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
+            raise InputError(
+                f"start: {path} does not hold networks of {self.features} features and width "
+                f"{self.settings.width}; accepted: td3.pt of such a run ({str(error).splitlines()[0]})"
+            ) from None
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
@@ -169,6 +183,14 @@ def _within(change: Tensor, room: tuple[Tensor, Tensor]) -> Tensor:
     return torch.minimum(torch.maximum(change, room[0]), room[1])
 
 
+def begun(settings: PolicySettings, seed: int) -> Learner:
+    """A learner with first weights, or with another run's; InputError if those do not fit."""
+    learner = Learner(FEATURES[settings.form], settings.td3, seed)
+    if settings.start:
+        learner.begin(Path(settings.start))
+    return learner
+
+
 def train_td3(
     out: Path,
     settings: PolicySettings,
@@ -177,7 +199,7 @@ def train_td3(
     num_threads: int | None = None,
     progress: bool = True,
 ) -> PolicyNetwork:
-    """Train from nothing; gives the network that did best in validation.
+    """Train; gives the network that did best in validation.
 
     A run that was interrupted goes on from its last checkpoint in `out`, with an empty memory.
     """
@@ -187,7 +209,7 @@ def train_td3(
     first, best = int(state.get("iteration", 0)), float(state.get("best", -1.0))
     last = -(-chosen.steps // chosen.envs)
     seed = derive_seed(settings.seed, "td3", first)
-    learner = Learner(FEATURES[settings.form], chosen, seed)
+    learner = begun(settings, seed)
     if state:
         learner.load(state["learner"])
     rng = np.random.default_rng(seed)

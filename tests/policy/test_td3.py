@@ -184,7 +184,26 @@ def test_what_is_no_task_is_refused_before_a_folder_is_made():
         PolicySettings(object="cube")
 
 
-def test_a_network_to_begin_with_is_for_ppo(tmp_path: Path):
-    with pytest.raises(InputError, match="start: td3 begins from nothing"):
-        run.train_policy(tmp_path / "run", dataclasses.replace(TINY, start="a.safetensors"))
+def test_a_run_begins_with_the_networks_of_another(tmp_path: Path):
+    other = tmp_path / "td3.pt"
+    learner = td3.Learner(108, TINY.td3, 5)
+    torch.save({"learner": learner.state()}, other)
+    begun = td3.begun(dataclasses.replace(TINY, target_rotation="xyz", start=str(other)), seed=0)
+    features = np.random.default_rng(0).normal(size=(3, 108)).astype(np.float32)
+    np.testing.assert_array_equal(begun.act(features), learner.act(features))
+    assert begun.updates == 0
+    assert (begun.act(features) != td3.begun(TINY, seed=0).act(features)).any()
+
+
+@pytest.mark.parametrize("content", [None, "wider", b"nothing"])
+def test_a_start_that_does_not_fit_is_refused_before_any_work(tmp_path: Path, content: str | bytes | None):
+    other = tmp_path / "td3.pt"
+    if content == "wider":
+        torch.save({"learner": td3.Learner(108, dataclasses.replace(TINY.td3, width=8), 0).state()}, other)
+    elif isinstance(content, bytes):
+        other.write_bytes(content)
+    with pytest.raises(
+        InputError, match=r"start: .*td3.pt does not hold networks of 108 features and width 16"
+    ):
+        run.train_policy(tmp_path / "run", dataclasses.replace(TINY, start=str(other)))
     assert not (tmp_path / "run").exists()
