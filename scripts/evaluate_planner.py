@@ -46,23 +46,27 @@ class Args:
     sampler_backend: SamplerBackend = "auto"
     """How chains are computed, see `core.backends`; auto: the fastest here, autograd: the reference."""
     threads: int | None = None
-    """Threads of torch; default: its own choice."""
+    """Threads of torch, of the simulation and of the expert's plans; default: their own choice."""
+    against: tuple[Literal["first", "trained", "expert", "random"], ...] = ()
+    """Others for the same episodes, with paired differences and compute measured in turns. first: the model's
+    first future; the rest are policies as in `evaluate_policy.py`."""
     json: Path | None = None
     """Write the figures to this file, too."""
 
 
 def main(args: Args) -> None:
-    """Run a planner and print its success, with 95 % limits, and its compute."""
+    """Run a planner, and others beside it, and print its success, with 95 % limits, and its compute."""
     set_backend(args.sampler_backend)
     import torch
 
     from ebm_traj.core.langevin import LangevinConfig
+    from ebm_traj.envs.behaviour import Policy
     from ebm_traj.planning.cem import CEMPlanner
     from ebm_traj.planning.energies import goal
     from ebm_traj.planning.plan import Planner
     from ebm_traj.planning.policy import PlanningPolicy
     from ebm_traj.planning.sampling import SamplingPlanner
-    from ebm_traj.policy.evaluate import evaluate
+    from ebm_traj.policy.contest import contest, markdown, opponent
     from ebm_traj.trajectory.ebm import TrajectoryEBM
     from ebm_traj.trajectory.files import load
 
@@ -75,35 +79,44 @@ def main(args: Args) -> None:
             raise InputError(f"--chain-steps: a {model.kind} model has no Langevin chain")
         model.sampler = dataclasses.replace(model.sampler, steps=args.chain_steps)
     wish = goal(model.spec, position=args.position_weight, final=args.final_weight)
+    one = PlannerConfig(futures=1, horizon=args.replan_every, method="shooting")
     planner: Planner
     if args.planner == "cem":
         planner = CEMPlanner(model, args.cem, wish, load(args.prior, "cpu") if args.prior else None)
     elif args.planner == "first":
-        one = PlannerConfig(futures=1, horizon=args.replan_every, method="shooting")
         planner = SamplingPlanner(model, one)
     else:
         planner = SamplingPlanner(model, args.sampling, {"goal": wish})
     centre = model.action_centre.numpy()
-    policy = PlanningPolicy(planner, model.spec, centre, args.replan_every)
-    found = evaluate(
-        policy, args.env, env_kwargs, episodes=args.episodes, seed=args.seed, steps=args.steps
-    ).summary()
+    policies: dict[str, Policy] = {
+        args.planner: PlanningPolicy(planner, model.spec, centre, args.replan_every)
+    }
+    for name in args.against:
+        if name == "first":
+            policies[name] = PlanningPolicy(
+                SamplingPlanner(model, one), model.spec, centre, args.replan_every
+            )
+        else:
+            policies[name] = opponent(name, args.env, env_kwargs, args.threads)
+    entries = contest(
+        policies,
+        args.env,
+        env_kwargs,
+        episodes=args.episodes,
+        seed=args.seed,
+        steps=args.steps,
+        block=25 if args.against else args.episodes,
+        num_threads=args.threads,
+    )
+    found = entries[0].beside(entries[0])
     if args.json is not None:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(
-            json.dumps({**json.loads(json.dumps(dataclasses.asdict(args), default=str)), **found}, indent=1)
-        )
-    shares = {
-        name: "{:.0f} % ({:.0f} to {:.0f})".format(*(100 * value for value in found[name]))
-        for name in ("reached", "held")
-    }
+        told = json.loads(json.dumps(dataclasses.asdict(args), default=str))
+        told["against"] = {entry.name: entry.beside(entries[0]) for entry in entries[1:]}
+        args.json.write_text(json.dumps({**told, **found}, indent=1))
     print(f"{args.planner} with {args.model}: {args.episodes} episodes from seed {args.seed}")
-    print(f"success at some step {shares['reached']}, at the last {shares['held']}")
-    print(
-        f"dropped {100 * found['dropped']:.0f} %, angle at the end {found['rotation_median']:.2f} rad "
-        "(median)"
-    )
-    print(f"{1000 / found['actions_per_second']:.1f} ms an action, side by side")
+    print(markdown(entries))
+    print(f"angle at the end {found['rotation_median']:.2f} rad (median)")
 
 
 if __name__ == "__main__":
