@@ -87,10 +87,13 @@ def opponent(name: str, env_id: str, env_kwargs: dict[str, Any], num_threads: in
 
 def joined(parts: list[Evaluation]) -> Evaluation:
     """All episodes of several evaluations."""
-    fields = {
+    fields: dict[str, list[Any]] = {
         field.name: [getattr(part, field.name) for part in parts] for field in dataclasses.fields(Evaluation)
     }
-    return Evaluation(**{name: np.concatenate(v) if np.ndim(v[0]) else sum(v) for name, v in fields.items()})
+    whole: dict[str, Any] = {
+        name: np.concatenate(v) if np.ndim(v[0]) else sum(v) for name, v in fields.items()
+    }
+    return Evaluation(**whole)
 
 
 def markdown(entries: list[Entry]) -> str:
