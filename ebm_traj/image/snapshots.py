@@ -5,24 +5,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from ebm_traj.atomic import write_atomically
 from ebm_traj.core.langevin import Chain
 from ebm_traj.core.logs import read_metrics
 from ebm_traj.core.seeding import seeded_generator
 from ebm_traj.core.trainer import VALIDATION
+from ebm_traj.curves import CURVES_FILE, Panel, draw_panels
 from ebm_traj.image.grids import write_grid
 from ebm_traj.image.model import ImageModel
-from ebm_traj.theme import LIGHT, Theme, save, style
+from ebm_traj.theme import LIGHT, Theme
 
 SAMPLES_FOLDER, CHAINS_FOLDER = "samples", "chains"
-CURVES_FILE = "curves.png"
 COLUMNS = 10
 MOMENTS = 10
 SMALL = 100  # pixels; smaller pictures are enlarged to about this width
-LOG_FROM = 20.0
 
 
 @dataclasses.dataclass
@@ -62,14 +58,6 @@ def moments(length: int, count: int = MOMENTS) -> list[int]:
     return np.unique(np.linspace(0, length - 1, min(count, length)).round().astype(int)).tolist()
 
 
-@dataclasses.dataclass(frozen=True)
-class Panel:
-    """Figures that are drawn together: their names in the log and what they are called."""
-
-    title: str
-    names: dict[str, str]
-
-
 PANELS = (
     Panel("Loss", {"loss": "training"}),
     Panel("Denoising loss", {"denoising_loss": "training", VALIDATION + "denoising_loss": "held out"}),
@@ -94,36 +82,7 @@ def draw_curves(folder: Path, theme: Theme = LIGHT) -> Path | None:
         {name.split("/", 1)[1] if is_part(name) else name: value for name, value in row.items()}
         for row in read_metrics(folder / "metrics.csv")
     ]
-    panels = [panel for panel in PANELS if any(name in row for row in rows for name in panel.names)]
-    if not panels:
-        return None
-    columns = min(3, len(panels))
-    lines = -(-len(panels) // columns)
-    with style(theme):
-        figure = Figure(figsize=(3.6 * columns, 2.5 * lines), layout="constrained")
-        axes = np.atleast_1d(figure.subplots(lines, columns, squeeze=False)).flatten()
-        colours = (theme.energy, theme.baseline, *theme.others)
-        for axis, panel in zip(axes, panels, strict=False):
-            drawn = []
-            for (name, called), colour in zip(panel.names.items(), colours, strict=False):
-                points = [(row["iteration"], row[name]) for row in rows if name in row]
-                if points:
-                    at, values = np.array(points).T
-                    axis.plot(at, values, color=colour, linewidth=1.4, label=called)
-                    drawn.append(values)
-            axis.set_title(panel.title)
-            axis.set_xlabel("iteration")
-            axis.xaxis.set_major_locator(MaxNLocator(4))
-            low, high = min(v.min() for v in drawn), max(v.max() for v in drawn)
-            if low > 0 and high / low > LOG_FROM:
-                axis.set_yscale("log")
-            if len(drawn) > 1:
-                axis.legend(fontsize=8)
-        for axis in axes[len(panels) :]:
-            axis.set_visible(False)
-        path = folder / CURVES_FILE
-        write_atomically(path, save(figure, "png"))
-    return path
+    return draw_panels(folder / CURVES_FILE, rows, PANELS, theme=theme)
 
 
 def is_part(name: str) -> bool:

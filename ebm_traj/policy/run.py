@@ -13,6 +13,7 @@ from ebm_traj.envs.hand_features import FEATURES, hand_features
 from ebm_traj.envs.trained import PolicyNetwork
 from ebm_traj.envs.vector import HandVectorEnv
 from ebm_traj.errors import InputError
+from ebm_traj.policy.curves import draw_curves
 from ebm_traj.policy.settings import PolicySettings
 from ebm_traj.policy.validation import validate
 
@@ -25,7 +26,7 @@ PACKAGES = ("ebm_traj", "mujoco", "numpy", "torch")
 
 
 def train_policy(out: Path, settings: PolicySettings, *, num_threads: int | None = None) -> Path:
-    """Train a policy in the folder `out`, or go on with it, and write `policy.safetensors` there.
+    """Train a policy in the folder `out`, or go on with it; writes `policy.safetensors` and `curves.png`.
 
     Raises InputError if PPO is asked for and Stable-Baselines3 is not installed, or if `out` holds a run of
     other settings.
@@ -50,6 +51,7 @@ def train_policy(out: Path, settings: PolicySettings, *, num_threads: int | None
         "versions": {name: version(name) for name in (*PACKAGES, *extra)},
     }
     network.save(path)
+    draw_curves(out)
     (out / "card.json").write_text(json.dumps(network.card, indent=1))
     return path
 

@@ -26,6 +26,7 @@ from ebm_traj.envs.hand_features import FEATURES
 from ebm_traj.envs.hand_model import ACTIONS
 from ebm_traj.envs.trained import PolicyNetwork
 from ebm_traj.errors import InputError
+from ebm_traj.policy.curves import draw_curves
 from ebm_traj.policy.demos import lived
 from ebm_traj.policy.networks import linear, perceptron, weights_of
 from ebm_traj.policy.replay import Batch, Replay, joined
@@ -257,6 +258,7 @@ def train_td3(
                 best = evaluate(out, settings, learner, log, iteration, best)
                 with replacing(saved) as temporary:
                     torch.save({"iteration": iteration, "best": best, "learner": learner.state()}, temporary)
+                draw_curves(out)
     task.close()
     return PolicyNetwork.load(out / "best.safetensors")
 

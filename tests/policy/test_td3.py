@@ -129,6 +129,7 @@ def test_from_the_expert_to_a_file_that_acts(tmp_path: Path):
     assert card["test"]["episodes"] == 2 and card["settings"]["td3"]["steps"] == 160
     rows = read_metrics(tmp_path / "run" / "metrics.csv")
     assert [row["iteration"] for row in rows if "last_held" in row] == [20, 40]
+    assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
     again = run.train_policy(tmp_path / "again", TINY, num_threads=1)
     features = np.random.default_rng(0).normal(size=(3, 108))
     np.testing.assert_array_equal(PolicyNetwork.load(again)(features), PolicyNetwork.load(path)(features))
