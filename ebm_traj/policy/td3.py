@@ -166,9 +166,11 @@ class Learner:
             for name in NETWORKS:
                 getattr(self, name).load_state_dict(found[name])
         except (OSError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
+            # Of what is no checkpoint at all, torch says how to read it unsafely, which is no help.
+            why = "not one" if isinstance(error, pickle.UnpicklingError) else str(error).splitlines()[0]
             raise InputError(
                 f"start: {path} does not hold networks of {self.features} features and width "
-                f"{self.settings.width}; accepted: td3.pt of such a run ({str(error).splitlines()[0]})"
+                f"{self.settings.width}; accepted: td3.pt of such a run ({why})"
             ) from None
 
     def load(self, state: dict[str, Any]) -> None:
