@@ -48,8 +48,8 @@ class Args:
     threads: int | None = None
     """Threads of torch, of the simulation and of the expert's plans; default: their own choice."""
     against: tuple[Literal["first", "trained", "expert", "random"], ...] = ()
-    """Others for the same episodes, with paired differences and compute measured in turns. first: the model's
-    first future; the rest are policies as in `evaluate_policy.py`."""
+    """Others for the same episodes, with paired differences and compute measured in turns. first: the first
+    future of the joint model (--prior, else --model); the rest are policies as in `evaluate_policy.py`."""
     json: Path | None = None
     """Write the figures to this file, too."""
 
@@ -88,6 +88,9 @@ def main(args: Args) -> None:
     else:
         planner = SamplingPlanner(model, args.sampling, {"goal": wish})
     centre = model.action_centre.numpy()
+    joint = load(args.prior, "cpu") if args.prior else model
+    if "first" in args.against and joint.conditioning != "joint":
+        raise InputError("--against first: needed is a joint model, as --model or as --prior")
     policies: dict[str, Policy] = {
         args.planner: PlanningPolicy(planner, model.spec, centre, args.replan_every)
     }

@@ -59,3 +59,20 @@ def test_a_network_is_trained_and_judged(
 def test_what_cannot_be_judged_is_one_line(argv: list[str], named: str, call_script: Any, capsys: Any):
     error = refused(capsys, call_script, "evaluate_policy", *argv)
     assert named in error and error.count("\n") == 1
+
+
+def test_a_planner_is_judged_beside_others_in_the_same_episodes(
+    tmp_path: Path, call_script: Any, capsys: Any
+):
+    tiny = "--episodes 2 --steps 3 --threads 1 --chain-steps 0 --sampling.futures 2 --sampling.horizon 2"
+    told = ["--model", "hand-block-turning", *tiny.split(), "--json", str(tmp_path / "found.json")]
+    call_script("evaluate_planner", *told, "--against", "first", "random")
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["episodes"] == 2 and set(found["against"]) == {"first", "random"}
+    assert len(found["against"]["random"]["first_less_this"]["held"]) == 3
+    assert "| random |" in capsys.readouterr().out
+
+
+def test_the_first_future_of_a_model_without_actions_is_refused(call_script: Any, capsys: Any):
+    options = ["--model", "hand-block-dynamics", "--planner", "cem", "--against", "first"]
+    assert "needed is a joint model" in refused(capsys, call_script, "evaluate_planner", *options)
