@@ -69,6 +69,7 @@ def main(args: Args) -> None:
     from ebm_traj.policy.contest import contest, markdown, opponent
     from ebm_traj.trajectory.ebm import TrajectoryEBM
     from ebm_traj.trajectory.files import load
+    from ebm_traj.trajectory.model import TrajectoryModel
 
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -80,25 +81,25 @@ def main(args: Args) -> None:
         model.sampler = dataclasses.replace(model.sampler, steps=args.chain_steps)
     wish = goal(model.spec, position=args.position_weight, final=args.final_weight)
     one = PlannerConfig(futures=1, horizon=args.replan_every, method="shooting")
+    prior = load(args.prior, "cpu") if args.prior else None
     planner: Planner
     if args.planner == "cem":
-        planner = CEMPlanner(model, args.cem, wish, load(args.prior, "cpu") if args.prior else None)
+        planner = CEMPlanner(model, args.cem, wish, prior)
     elif args.planner == "first":
         planner = SamplingPlanner(model, one)
     else:
         planner = SamplingPlanner(model, args.sampling, {"goal": wish})
-    centre = model.action_centre.numpy()
-    joint = load(args.prior, "cpu") if args.prior else model
+    joint = prior or model
     if "first" in args.against and joint.conditioning != "joint":
         raise InputError("--against first: needed is a joint model, as --model or as --prior")
-    policies: dict[str, Policy] = {
-        args.planner: PlanningPolicy(planner, model.spec, centre, args.replan_every)
-    }
+
+    def acting(planner: Planner, model: TrajectoryModel) -> Policy:
+        return PlanningPolicy(planner, model.spec, model.action_centre.numpy(), args.replan_every)
+
+    policies: dict[str, Policy] = {args.planner: acting(planner, model)}
     for name in args.against:
         if name == "first":
-            policies[name] = PlanningPolicy(
-                SamplingPlanner(model, one), model.spec, centre, args.replan_every
-            )
+            policies[name] = acting(SamplingPlanner(joint, one), joint)
         else:
             policies[name] = opponent(name, args.env, env_kwargs, args.threads)
     entries = contest(

@@ -76,3 +76,21 @@ def test_a_planner_is_judged_beside_others_in_the_same_episodes(
 def test_the_first_future_of_a_model_without_actions_is_refused(call_script: Any, capsys: Any):
     options = ["--model", "hand-block-dynamics", "--planner", "cem", "--against", "first"]
     assert "needed is a joint model" in refused(capsys, call_script, "evaluate_planner", *options)
+
+
+def test_the_first_future_is_the_prior_s_where_there_is_one(tmp_path: Path, call_script: Any):
+    tiny = "--episodes 2 --steps 3 --threads 1 --cem.futures 4 --cem.rounds 1 --cem.elites 2 --cem.horizon 2"
+    told = [
+        "--model",
+        "hand-block-dynamics",
+        "--planner",
+        "cem",
+        "--prior",
+        "hand-block-turning",
+        *tiny.split(),
+    ]
+    call_script("evaluate_planner", *told, "--against", "first", "--json", str(tmp_path / "beside.json"))
+    alone = ["--model", "hand-block-turning", "--planner", "first", *tiny.split()]
+    call_script("evaluate_planner", *alone, "--json", str(tmp_path / "alone.json"))
+    first = json.loads((tmp_path / "beside.json").read_text())["against"]["first"]
+    assert first["rotation_mean"] == json.loads((tmp_path / "alone.json").read_text())["rotation_mean"]
