@@ -54,7 +54,7 @@ def draw_panels(
     colours = (theme.energy, theme.baseline, *theme.others)
     with style(theme):
         figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * lines), layout="constrained")
-        axes = np.atleast_1d(figure.subplots(lines, columns, squeeze=False)).flatten()
+        axes = figure.subplots(lines, columns, squeeze=False).flatten()
         for axis, panel in zip(axes, panels, strict=False):
             drawn = []
             for (name, label), colour in zip(panel.names.items(), colours, strict=False):

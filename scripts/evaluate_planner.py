@@ -66,7 +66,7 @@ def main(args: Args) -> None:
     from ebm_traj.planning.plan import Planner
     from ebm_traj.planning.policy import PlanningPolicy
     from ebm_traj.planning.sampling import SamplingPlanner
-    from ebm_traj.policy.contest import contest, markdown, opponent
+    from ebm_traj.policy.contest import contest, opponent, table
     from ebm_traj.trajectory.ebm import TrajectoryEBM
     from ebm_traj.trajectory.files import load
     from ebm_traj.trajectory.model import TrajectoryModel
@@ -119,7 +119,7 @@ def main(args: Args) -> None:
         told["against"] = {entry.name: entry.beside(entries[0]) for entry in entries[1:]}
         args.json.write_text(json.dumps({**told, **found}, indent=1))
     print(f"{args.planner} with {args.model}: {args.episodes} episodes from seed {args.seed}")
-    print(markdown(entries))
+    print(table(entries))
     print(f"angle at the end {found['rotation_median']:.2f} rad (median)")
 
 

@@ -71,16 +71,14 @@ def main(args: Args) -> None:
 def table(args: Args, found: dict[str, Any]) -> str:
     """The figures in lines."""
 
-    def share(name: str) -> str:
-        middle, low, high = (100 * value for value in found[name])
-        return f"{middle:.0f} % ({low:.0f} to {high:.0f})"
+    from ebm_traj.policy.evaluate import in_words
 
     return "\n".join(
         [
             f"{args.policy} in {args.env} {args.env_kwargs}, {args.episodes} episodes from seed {args.seed}",
-            f"  goal met at some step    {share('reached')}",
-            f"  goal met at the last     {share('held')}",
-            f"  as gymnasium-robotics    {share('reached_original')} at some step",
+            f"  goal met at some step    {in_words(found['reached'])}",
+            f"  goal met at the last     {in_words(found['held'])}",
+            f"  as gymnasium-robotics    {in_words(found['reached_original'])} at some step",
             f"  object dropped           {100 * found['dropped']:.0f} %",
             f"  angle left, mean/median  {found['rotation_mean']:.2f} / {found['rotation_median']:.2f} rad",
             f"  actions a second         {found['actions_per_second']:,.0f}, policy alone",

@@ -11,7 +11,8 @@ from torch import Tensor
 from ebm_traj.core.checkpoint import without_nan
 from ebm_traj.ebgan.refinement import RefinementStudy
 from ebm_traj.image.drawing import inked, show, tiles
-from ebm_traj.image.reports import markdown, write_report
+from ebm_traj.image.reports import write_report
+from ebm_traj.tables import markdown
 from ebm_traj.theme import LIGHT, save, style
 
 FIGURES = (

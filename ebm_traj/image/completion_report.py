@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ebm_traj.image.completion import Completions
 from ebm_traj.image.drawing import GAP, SIDE, Board, as_bytes, inked
-from ebm_traj.image.reports import markdown
+from ebm_traj.tables import markdown
 from ebm_traj.theme import LIGHT, Theme
 
 LEGEND = (

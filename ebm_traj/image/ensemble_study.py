@@ -11,9 +11,9 @@ from torch import Tensor
 from ebm_traj.errors import InputError
 from ebm_traj.image.drawing import inked, show, tiles
 from ebm_traj.image.ensembles import Ensemble, Way
-from ebm_traj.image.reports import markdown
 from ebm_traj.image.sampling import PictureModel, Sampler, even_labels, sample
 from ebm_traj.image.scores import Reference
+from ebm_traj.tables import markdown
 from ebm_traj.theme import LIGHT, Theme, save, style
 
 FIGURES = {

@@ -15,8 +15,8 @@ from ebm_traj.image.classifier import Classifier
 from ebm_traj.image.drawing import GAP, SIDE, Board, inked
 from ebm_traj.image.morphing import Morph, MorphConfig, distance, morph
 from ebm_traj.image.pictures import to_tensor
-from ebm_traj.image.reports import markdown
 from ebm_traj.image.sampling import PictureModel, sample
+from ebm_traj.tables import markdown
 from ebm_traj.theme import LIGHT, Theme
 
 LEGEND = (

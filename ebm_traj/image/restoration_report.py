@@ -16,9 +16,9 @@ from ebm_traj.image.classifier import Classifier
 from ebm_traj.image.drawing import GAP, SIDE, Board, Bytes, inked
 from ebm_traj.image.pictures import to_tensor
 from ebm_traj.image.posterior import PosteriorConfig
-from ebm_traj.image.reports import markdown
 from ebm_traj.image.restoration import FILTER_ROWS, Damage, calibration, psnr, restore, tweedie, wiener
 from ebm_traj.image.sampling import PictureModel
+from ebm_traj.tables import markdown
 from ebm_traj.theme import LIGHT, Theme
 
 LEGEND = (

@@ -5,8 +5,8 @@ from typing import Any
 
 import matplotlib
 
-from ebm_traj.image.reports import markdown
 from ebm_traj.image.sampling_study import Point
+from ebm_traj.tables import markdown
 from ebm_traj.theme import LIGHT, Theme, save, style
 
 PANELS = {

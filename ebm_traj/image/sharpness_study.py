@@ -8,9 +8,9 @@ import matplotlib
 
 from ebm_traj.core.annealing import AnnealConfig
 from ebm_traj.errors import InputError
-from ebm_traj.image.reports import markdown
 from ebm_traj.image.sampling import PictureModel, own_sampler
 from ebm_traj.image.sampling_study import Point, Setting, with_sampler
+from ebm_traj.tables import markdown
 from ebm_traj.theme import LIGHT, Theme, save, style
 
 COLUMNS = {

@@ -1,7 +1,7 @@
 """Several policies on the same episodes: success, paired differences, and compute measured in turns."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ from ebm_traj.envs.expert import ExpertPolicy
 from ebm_traj.envs.hand_model import ACTIONS
 from ebm_traj.errors import InputError
 from ebm_traj.intervals import Interval, bootstrap
-from ebm_traj.policy.evaluate import Evaluation, evaluate
+from ebm_traj.policy.evaluate import Evaluation, evaluate, in_words
+from ebm_traj.tables import markdown
 
 HEAD = (
     "",
@@ -96,23 +97,26 @@ def joined(parts: list[Evaluation]) -> Evaluation:
     return Evaluation(**whole)
 
 
-def markdown(entries: list[Entry]) -> str:
-    """A table; differences are of the first policy to each other one, in points."""
-    lines = ["| " + " | ".join(HEAD) + " |", "|---" + "|---:" * (len(HEAD) - 1) + "|"]
+def table(entries: list[Entry]) -> str:
+    """In Markdown; differences are of the first policy to each other one, in points."""
+    rows = []
     for entry in entries:
         row = entry.beside(entries[0])
-        cells = [
-            entry.name,
-            *("{:.0f} % ({:.0f} to {:.0f})".format(*(100 * v for v in row[k])) for k in ("reached", "held")),
-            f"{100 * row['dropped']:.0f} %",
-            f"{entry.milliseconds:.3g}",
-        ]
         apart = row.get("first_less_this", {})
-        for name in ("reached", "held"):
-            figures = (100 * value for value in apart[name]) if apart else ()
-            cells.append("{:+.0f} ({:+.0f} to {:+.0f})".format(*figures) if apart else "")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append(
+            [
+                entry.name,
+                *(in_words(row[name]) for name in ("reached", "held")),
+                f"{100 * row['dropped']:.0f} %",
+                f"{entry.milliseconds:.3g}",
+                *(_points(apart[name]) if apart else "" for name in ("reached", "held")),
+            ]
+        )
+    return markdown(HEAD, rows)
+
+
+def _points(difference: Sequence[float]) -> str:
+    return "{:+.0f} ({:+.0f} to {:+.0f})".format(*(100 * value for value in difference))
 
 
 def _milliseconds(parts: list[Evaluation]) -> float:

@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,11 @@ class Evaluation:
 def share(flags: NDArray[np.bool_]) -> list[float]:
     """Share of True with the limits of its 95 % Wilson interval: [share, low, high]."""
     return list(wilson(int(flags.sum()), len(flags)))
+
+
+def in_words(share: Sequence[float]) -> str:
+    """A share and its limits in per cent."""
+    return "{:.0f} % ({:.0f} to {:.0f})".format(*(100 * value for value in share))
 
 
 def evaluate(

@@ -39,9 +39,10 @@ def train_policy(out: Path, settings: PolicySettings, *, num_threads: int | None
         except ModuleNotFoundError:
             raise InputError('PPO needs Stable-Baselines3: pip install "ebm_traj[sb3]"') from None
     elif settings.start:
-        from ebm_traj.policy.td3 import begun
+        from ebm_traj.policy.td3 import CHECKPOINT, begun
 
-        begun(settings, settings.seed)  # refuses a start that does not fit, before the expert's long work
+        if not (out / CHECKPOINT).is_file():
+            begun(settings, settings.seed)  # refuses a start that does not fit, before the expert's long work
     _claim(out, settings)
     network = learn(out, settings, num_threads)
     path = out / "policy.safetensors"

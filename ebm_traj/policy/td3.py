@@ -42,6 +42,7 @@ PERSISTENCE = 0.7  # of the exploration's noise from step to step
 SATURATION, SATURATION_WEIGHT = 2.0, 0.002  # outputs beyond this, before the tanh, are pulled back
 SMOOTHING = 0.0005  # share of the new weights that the smooth network takes on at each of its updates
 LOG_EVERY = 250  # steps of all environments
+CHECKPOINT = "td3.pt"
 NETWORKS = ("actor", "values", "target_actor", "target_values", "smooth_actor")
 
 
@@ -207,14 +208,16 @@ def train_td3(
     A run that was interrupted goes on from its last checkpoint in `out`, with an empty memory.
     """
     chosen = settings.td3
-    saved = out / "td3.pt"
+    saved = out / CHECKPOINT
     state: dict[str, Any] = torch.load(saved, weights_only=False) if saved.is_file() else {}
     first, best = int(state.get("iteration", 0)), float(state.get("best", -1.0))
     last = -(-chosen.steps // chosen.envs)
     seed = derive_seed(settings.seed, "td3", first)
-    learner = begun(settings, seed)
     if state:
+        learner = Learner(FEATURES[settings.form], chosen, seed)
         learner.load(state["learner"])
+    else:
+        learner = begun(settings, seed)
     rng = np.random.default_rng(seed)
     task = task_for(settings, chosen.envs, seed, num_threads)
     replay = Replay(

@@ -12,16 +12,14 @@ from numpy.typing import NDArray
 from ebm_traj.atomic import replacing
 from ebm_traj.core.logs import read_metrics
 from ebm_traj.core.trainer import SCORE, VALIDATION
+from ebm_traj.curves import COLUMNS, CURVES_FILE, LOG_FROM
 from ebm_traj.errors import InputError
 from ebm_traj.theme import LIGHT, Theme, save, style
 
 METRICS_FILE = "metrics.csv"
-CURVES_FILE = "curves.png"
-COLUMNS = 3
 PANEL = (3.5, 2.35)  # inches
 HEAD = 0.3
 SMOOTHING = 40  # a bold line is the mean over about so many parts of the run
-LOG_FROM = 20.0  # largest over smallest value above which a scale of positive values is logarithmic
 
 
 @dataclasses.dataclass(frozen=True)

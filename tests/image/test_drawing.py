@@ -11,7 +11,8 @@ from PIL import Image
 
 from ebm_traj.errors import InputError
 from ebm_traj.image.drawing import DOTS, Board, as_bytes, inked, tiles
-from ebm_traj.image.reports import check_out, markdown, write_report
+from ebm_traj.image.reports import check_out, write_report
+from ebm_traj.tables import markdown
 from ebm_traj.theme import LIGHT
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ebm_traj.errors import InputError
-from ebm_traj.policy.contest import contest, markdown, opponent
+from ebm_traj.policy.contest import contest, opponent, table
 from ebm_traj.policy.evaluate import evaluate
 
 ENV, TASK = "ebm_traj/HandBlock-v0", {"target_rotation": "fixed", "target_position": "ignore"}
@@ -48,9 +48,9 @@ def test_who_holds_the_goal_is_ahead_by_all_and_who_thinks_longer_takes_more():
     assert told["first_less_this"]["held"] == [1, 1, 1]
     assert told["compute_of_first"] < 0.5
     assert twin.beside(first)["first_less_this"] == {"reached": [0, 0, 0], "held": [0, 0, 0]}
-    table = markdown([first, bent, twin])
-    assert "| 0 % (0 to 39) |" in table and "+100 (+100 to +100) |" in table
-    assert table.splitlines()[2].endswith("|  |  |")  # the first has no difference to itself
+    drawn = table([first, bent, twin])
+    assert "| 0 % (0 to 39) |" in drawn and "+100 (+100 to +100) |" in drawn
+    assert drawn.splitlines()[2].endswith("|  |  |")  # the first has no difference to itself
 
 
 @pytest.mark.parametrize("name", ["expert", "trained", "random"])
