@@ -14,7 +14,7 @@ from torch import Tensor
 from ebm_traj.core.proposal import Mixture, MixtureProposal, gaussian_log_prob, repeat
 from ebm_traj.core.seeding import seeded_generator
 from ebm_traj.errors import InputError
-from ebm_traj.spec import StateSpec
+from ebm_traj.trajectory.codec import WindowCodec
 from ebm_traj.trajectory.ebm import TrajectoryEBM, walk
 from ebm_traj.trajectory.fc import FCModel
 from ebm_traj.trajectory.gaussian import GaussianModel
@@ -72,16 +72,15 @@ def read_step(
     return Step(model.codec.encode(context, next_frame[:, None]), condition)
 
 
-def parts_of(spec: StateSpec) -> dict[str, list[int]]:
-    """Parts of the predicted dimensions, as places in coordinates: the whole, each kind, each by itself."""
-    moving = [int(i) for i in spec.moving]
+def parts_of(codec: WindowCodec) -> dict[str, list[int]]:
+    """Parts of what is predicted, as places in coordinates: the whole, each kind, each by itself."""
     kinds: dict[str, list[int]] = {}
-    for place, i in enumerate(moving):
-        kinds.setdefault(spec.kinds[i], []).append(place)
-    found = {WHOLE: list(range(len(moving)))}
+    for place, (_, kind) in enumerate(codec.coordinate_names):
+        kinds.setdefault(kind, []).append(place)
+    found = {WHOLE: list(range(codec.predicted_size))}
     if len(kinds) > 1:
-        found |= {name: places for name, places in kinds.items() if len(places) > 1}
-    return found | {spec.names[i]: [place] for place, i in enumerate(moving)}
+        found |= {kind: places for kind, places in kinds.items() if len(places) > 1}
+    return found | {name: [place] for place, (name, _) in enumerate(codec.coordinate_names)}
 
 
 class EnergyScore:
@@ -119,7 +118,7 @@ class EnergyScore:
                 "state under an action; accepted are models of conditioning actions or states, and joint "
                 "ones with a mixture proposal"
             )
-        self._parts = parts_of(model.spec) if has_mixture and parts else {WHOLE: []}
+        self._parts = parts_of(model.codec) if has_mixture and parts else {WHOLE: []}
         self.names = tuple(self._parts)
         self._groups = [p for name, p in self._parts.items() if name != WHOLE and len(p) > 1]
         self._singles = sum(name != WHOLE and len(p) == 1 for name, p in self._parts.items())
@@ -195,7 +194,7 @@ class ErrorScore:
         self.model = model
         self.draws = draws
         self.generator = seeded_generator(model.device, "monitor", seed)
-        everything = parts_of(model.spec)
+        everything = parts_of(model.codec)
         self._parts = everything if parts else {WHOLE: everything[WHOLE]}
         self.names = tuple(self._parts)
         self.scale = torch.ones(model.codec.predicted_size, device=model.device)

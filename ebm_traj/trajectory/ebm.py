@@ -141,6 +141,7 @@ class WindowEnergy(Energy):
         self, condition_size: int, frame_size: int, network: NetworkConfig, confinement: float, levels: bool
     ):
         super().__init__()
+        network = dataclasses.replace(network, linear_path=False)  # it would add what no x changes
         self.network = make_network(network, condition_size, frame_size, 1, per_frame=False, levels=levels)
         self.confinement = confinement
         self.levels = levels

@@ -19,6 +19,8 @@ from ebm_traj.trajectory.mixture import MixtureModel
 from ebm_traj.trajectory.model import CONFIG_FILE, FORMAT, FORMAT_VERSION, WEIGHTS_FILE, TrajectoryModel
 from ebm_traj.trajectory.rbm import RBMModel
 
+OLDEST_VERSION = 2  # that can still be read
+
 MODELS: dict[str, type[TrajectoryModel]] = {
     model.kind: model
     for model in (TrajectoryEBM, FCModel, GaussianModel, MixtureModel, FlowModel, DiffusionModel, RBMModel)
@@ -50,11 +52,13 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> TrajectoryMo
     saved = load_json(folder / CONFIG_FILE)
     if not isinstance(saved, dict) or saved.get("format") != FORMAT:
         raise InputError(f"{folder / CONFIG_FILE}: not a model of this package")
-    if saved["version"] != FORMAT_VERSION:
+    if saved["version"] not in (OLDEST_VERSION, FORMAT_VERSION):
         raise InputError(
-            f"{folder / CONFIG_FILE}: format version {saved['version']}; this package reads "
-            f"{FORMAT_VERSION}; train the model again, or use the package version it was made with"
+            f"{folder / CONFIG_FILE}: format version {saved['version']}; this package reads {OLDEST_VERSION} "
+            f"to {FORMAT_VERSION}; train the model again, or use the package version it was made with"
         )
+    if saved["version"] == OLDEST_VERSION and "network" in saved.get("config", {}):
+        saved["config"]["network"].setdefault("linear_path", False)
     if saved["kind"] == EnergyEnsemble.kind:
         return EnergyEnsemble.read(folder, saved, lambda member: load(member, device)).eval()
     cls = model_class(saved["kind"])

@@ -22,7 +22,7 @@ from ebm_traj.trajectory.networks import NETWORKS, Architecture, parameter_count
 CONFIG_FILE = "model.json"
 WEIGHTS_FILE = "model.safetensors"
 FORMAT = "ebm_traj.model"
-FORMAT_VERSION = 2  # 2: rotations among the features, networks with an encoder
+FORMAT_VERSION = 3  # 2: rotations among the features, networks with an encoder. 3: a linear path
 MAX_ROWS = 16_384  # chains sampled at once; bounds memory
 
 Conditioning = Literal["states", "actions", "joint"]
@@ -42,11 +42,15 @@ class NetworkConfig:
     """Hidden layers, or residual blocks."""
     architecture: Architecture = "residual"
     """mlp: the literature's. residual: with an encoder of the condition. temporal: along the window."""
-    coordinates: Coordinates = "change"
-    """What is predicted: the one-step change, or the state itself (as in the literature)."""
+    coordinates: Coordinates = "turn"
+    """What is predicted. turn: the one-step change, of a rotation as a turn about the world's axes. change:
+    the same, of a rotation as the change of its quaternion. state: the state itself, as in the literature."""
     action_history: int | None = None
     """How many of the C - 1 actions between the frames of the context a model sees. Default: all of them if
     it predicts actions (behaviour often depends on its last action), none if not."""
+    linear_path: bool = True
+    """Whether networks that predict (not energies) add a linear function of what they are told: much of the
+    next change is one of the last changes and actions."""
     context_noise: float = 0.005
     """Standard deviation of the noise on the scaled context while training, against drift in rollouts."""
 

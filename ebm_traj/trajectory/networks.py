@@ -35,6 +35,8 @@ class Size(Protocol):
     def depth(self) -> int: ...
     @property
     def architecture(self) -> Architecture: ...
+    @property
+    def linear_path(self) -> bool: ...
 
 
 class ConditionalNetwork(nn.Module):
@@ -88,8 +90,27 @@ def make_network(
     """
     if config.architecture not in NETWORKS:
         raise InputError(f"architecture '{config.architecture}' is unknown; accepted: {', '.join(NETWORKS)}")
-    network = NETWORKS[config.architecture]
-    return network(config, condition_size, frame_size, outputs, per_frame, levels)
+    network = NETWORKS[config.architecture](config, condition_size, frame_size, outputs, per_frame, levels)
+    if not config.linear_path:
+        return network
+    return WithLinearPath(network, condition_size, outputs * (config.window_frames if per_frame else 1))
+
+
+class WithLinearPath(ConditionalNetwork):
+    """A network plus a linear function of the condition, which starts at zero."""
+
+    def __init__(self, network: ConditionalNetwork, condition_size: int, outputs: int) -> None:
+        super().__init__()
+        self.network = network
+        self.linear = nn.Linear(condition_size, outputs, bias=False)
+        self.outputs = outputs
+        set_to_zero(self.linear)
+
+    def encode(self, condition: Tensor) -> Tensor:
+        return torch.cat([self.network.encode(condition), self.linear(condition)], dim=-1)
+
+    def forward(self, encoded: Tensor, x: Tensor | None = None, level: Tensor | None = None) -> Tensor:
+        return self.network(encoded[..., : -self.outputs], x, level) + encoded[..., -self.outputs :]
 
 
 class WindowMLP(ConditionalNetwork):

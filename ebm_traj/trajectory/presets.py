@@ -18,6 +18,7 @@ PAPER_NETWORK = NetworkConfig(
     depth=3,
     architecture="mlp",
     coordinates="state",
+    linear_path=False,
     context_noise=0.0,
 )
 PAPER_BATCH = 1024

@@ -1,6 +1,7 @@
 """Rotations as a network can use them: quaternions (..., 4) in w, x, y, z, without a sign to choose."""
 
 import functools
+import itertools
 
 import torch
 from torch import Tensor
@@ -8,6 +9,10 @@ from torch import Tensor
 Terms = tuple[tuple[tuple[int, int, int], ...], ...]
 MATRIX = 9
 TURN = MATRIX + 3
+DIRECTION = 4
+QUARTIC = 15
+LONGEST_TURN = 2.0  # of `turn_between`: by half a revolution
+NEAR = 0.1  # radians at which the direction of a turn is seven tenths of its full length
 SMALLEST_SINE = 1e-7
 IDENTITY = (1, 0, 0, 0, 1, 0, 0, 0, 1)
 
@@ -26,6 +31,18 @@ BETWEEN_TERMS = (  # of end * conjugate(start): factor * end_i start_j
     ((1, Y, W), (-1, W, Y), (-1, Z, X), (1, X, Z)),
     ((1, Z, W), (-1, W, Z), (-1, X, Y), (1, Y, X)),
 )
+PRODUCT_TERMS = (  # of p q
+    ((1, W, W), (-1, X, X), (-1, Y, Y), (-1, Z, Z)),
+    ((1, W, X), (1, X, W), (1, Y, Z), (-1, Z, Y)),
+    ((1, W, Y), (-1, X, Z), (1, Y, W), (1, Z, X)),
+    ((1, W, Z), (1, X, Y), (-1, Y, X), (1, Z, W)),
+)
+PAIRS = tuple(itertools.combinations_with_replacement(range(3), 2))
+QUARTICS = tuple(itertools.combinations_with_replacement(range(3), 4))
+QUARTIC_MEANS = tuple(  # over all rotations: 3/5 for i i i i, 1/5 for i i k k
+    ((0.6 if i == k else 0.2) if (i, k) == (j, m) else 0.0) for i, j, k, m in QUARTICS
+)
+QUARTIC_SCALE = 3.0
 
 
 def matrix(q: Tensor) -> Tensor:
@@ -47,7 +64,7 @@ def bilinear(p: Tensor, q: Tensor, terms: Terms) -> Tensor:
 
 @functools.cache
 @torch.inference_mode(False)  # a caller's mode must not stick to what is kept
-def constant(terms: Terms | tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+def constant(terms: Terms | tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """(16, k) of terms, or (k,) of plain numbers, made once for each type and device."""
     if not isinstance(terms[0], tuple):
         return torch.tensor(terms, dtype=dtype, device=device)
@@ -70,3 +87,50 @@ def turn_features(start: Tensor, end: Tensor) -> Tensor:
     """The rotation from start to end (..., 12), as a matrix and as axis times angle."""
     turn = between(start, end)
     return torch.cat([matrix(turn), rotation_vector(turn)], dim=-1)
+
+
+def direction_features(features: Tensor) -> Tensor:
+    """Of `turn_features` (..., 12): the axis (..., 3), shorter where little is left, and the angle."""
+    vector = features[..., MATRIX:]
+    angle = vector.norm(dim=-1, keepdim=True)
+    return torch.cat([vector / (angle.square() + NEAR**2).sqrt(), angle], dim=-1)
+
+
+def turn_between(start: Tensor, end: Tensor) -> Tensor:
+    """The turn (..., 3) from `start` to `end` (..., 4): its axis times twice the sine of half its angle.
+
+    In the axes of the world. A small turn's length is its angle in radians.
+    """
+    return 2 * between(start, end)[..., 1:]
+
+
+def turned(start: Tensor, turn: Tensor, limit: Tensor | float = LONGEST_TURN) -> Tensor:
+    """`start` (..., 4) after a turn (..., 3) of `turn_between`, which is shortened to the length `limit`."""
+    length = turn.norm(dim=-1, keepdim=True).clamp_min(SMALLEST_SINE)
+    half = 0.5 * turn * (limit / length).clamp_max(1)
+    w = (1 - half.square().sum(-1, keepdim=True)).clamp_min(SMALLEST_SINE**2).sqrt()
+    return bilinear(torch.cat([w, half], dim=-1), start, PRODUCT_TERMS)
+
+
+def quartic_features(matrices: Tensor) -> Tensor:
+    """Fifteen smooth numbers (..., 15) of rotation matrices (..., 9) that a cube's own rotations leave alone.
+
+    They are the components of sum_k a_k (x) a_k (x) a_k (x) a_k over an object's axes a_k, centred and
+    scaled: of a turn about a fixed axis, sine and cosine of four times the angle. A cube turned by a right
+    angle meets the fingers as before, and what a network learns of it there it knows here; of other objects
+    they are features like any other.
+    """
+    axes = matrices.unflatten(-1, (3, 3))  # row: axis of the world, column: axis of the object
+    first, second, left, right = quartic_places(matrices.device)
+    products = axes[..., first, :] * axes[..., second, :]  # (..., 6, 3)
+    sums = (products[..., left, :] * products[..., right, :]).sum(-1)
+    return QUARTIC_SCALE * (sums - constant(QUARTIC_MEANS, matrices.dtype, matrices.device))
+
+
+@functools.cache
+@torch.inference_mode(False)
+def quartic_places(device: torch.device) -> tuple[Tensor, ...]:
+    """Which axes make products of two (6 and 6), and which of these make products of four (15 and 15)."""
+    pairs = torch.tensor(PAIRS, device=device).T
+    fours = torch.tensor([(PAIRS.index(q[:2]), PAIRS.index(q[2:])) for q in QUARTICS], device=device).T
+    return *pairs, *fours

@@ -150,7 +150,8 @@ def apart(model: GaussianModel) -> None:
     """Make member m always predict the change 10 m, hardly any noise."""
     with torch.no_grad():
         for m, member in enumerate(model.ensemble.members):
-            last = [layer for layer in member.modules() if isinstance(layer, nn.Linear)][-1]
+            layers = [layer for layer in member.modules() if isinstance(layer, nn.Linear)]
+            last = [layer for layer in layers if layer.bias is not None][-1]  # the linear path starts at zero
             last.weight.zero_()
             last.bias.copy_(torch.tensor([10.0 * m, -20.0]))
 

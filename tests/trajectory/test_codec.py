@@ -24,7 +24,7 @@ def windows(toy):
     return torch.from_numpy(episodes.states[starts[:, None] + np.arange(7)])
 
 
-@pytest.mark.parametrize("coordinates", ["change", "state"])
+@pytest.mark.parametrize("coordinates", ["turn", "change", "state"])
 def test_decode_inverts_encode(spec, windows, coordinates):
     codec = WindowCodec(spec, 4, 3, coordinates)
     context, future = windows[:, :4], windows[:, 4:]
@@ -43,7 +43,7 @@ def test_what_never_changes_is_held_but_seen(spec, windows):
     codec = WindowCodec(spec, 4, 3)
     frames = codec.decode(windows[:, :4], 5 * torch.randn(len(windows), 12))
     assert torch.equal(frames[..., [3, 4]].abs().max(), torch.tensor(0.0))
-    assert codec.feature_size == 6 + 9 + 3 * 4  # the quaternion also as a matrix
+    assert codec.feature_size == 6 + 9 + 15 + 3 * 4  # the quaternion also as a matrix and its quartics
     still = StateSpec.from_size(2).with_statistics([0, 0], [1, 1], [0.5, 0])  # the second: a fixed target
     context = torch.tensor([[[0.0, 3.0]], [[0.0, 4.0]]])
     features = WindowCodec(still, 1, 1).features(context)
@@ -78,7 +78,7 @@ def test_given_dimensions_are_seen_only_on_request(spec, windows):
     assert seeing.feature_size == blind.feature_size + 1
 
 
-@pytest.mark.parametrize("coordinates", ["change", "state"])
+@pytest.mark.parametrize("coordinates", ["turn", "change", "state"])
 def test_stay_decodes_to_the_last_frame(spec, windows, coordinates):
     codec = WindowCodec(spec, 4, 2, coordinates)
     frames = codec.decode(windows[:, :4], codec.stay(codec.features(windows[:, :4])))

@@ -136,7 +136,9 @@ def test_displacement_and_acceptance_are_those_of_the_chain(toy):
     chain = LangevinConfig(steps=5, step_size=0.1, metropolis=True)
     contrastive = ContrastiveConfig(langevin=chain)
     model = build(toy, proposal="gaussian", residual=False, contrastive=contrastive)
-    condition = model.condition(torch.randn(64, 2, 7))
+    context = torch.randn(64, 2, 7)
+    context[..., 2:6] /= context[..., 2:6].norm(dim=-1, keepdim=True)
+    condition = model.condition(context)
     found = sampler_figures(model, condition, None)
     assert 0.2 < found["displacement"] < 3 and 0.5 < found["acceptance"] <= 1
     model.sampler = dataclasses.replace(chain, steps=0)
