@@ -16,7 +16,8 @@ DEMO := demo
 SEED := 0
 
 STUDY := study
-EPISODES := 24000
+EPISODES := 20000
+POLICY := block-z
 # training is shorter by this factor
 SHORTER := 1
 
@@ -57,13 +58,13 @@ demo: install
 
 # one line a model: folder, then the settings that differ
 define STUDY_MODELS
-ebm --model ebm --conditioning joint --iterations $$((12000 / $(SHORTER)))
+ebm --model ebm --conditioning joint --iterations $$((36000 / $(SHORTER))) --learning-rate 0.004
+flow --model flow --conditioning joint --iterations $$((90000 / $(SHORTER))) --learning-rate 0.003
+diffusion --model diffusion --conditioning joint --iterations $$((90000 / $(SHORTER))) --learning-rate 0.003
+mixture --model mixture --conditioning joint --iterations $$((40000 / $(SHORTER))) --learning-rate 0.004
+ebm-denoising --model ebm --conditioning joint --training denoising --denoising.batch-size 256 --iterations $$((60000 / $(SHORTER)))
 ebm-small --model ebm --conditioning joint --network.width 128 --correction-width 64 --iterations $$((14000 / $(SHORTER)))
 ebm-fast --model ebm --conditioning joint --network.width 128 --correction-width 64 --network.window-frames 2 --iterations $$((10000 / $(SHORTER)))
-ebm-denoising --model ebm --conditioning joint --training denoising --denoising.batch-size 256 --iterations $$((22000 / $(SHORTER)))
-flow --model flow --conditioning joint --iterations $$((33000 / $(SHORTER)))
-diffusion --model diffusion --conditioning joint --iterations $$((33000 / $(SHORTER)))
-mixture --model mixture --conditioning joint --iterations $$((15000 / $(SHORTER)))
 gaussian --model gaussian --conditioning joint --iterations $$((6000 / $(SHORTER)))
 fc --model fc --iterations $$((20000 / $(SHORTER)))
 fc-spectral --model fc --spectral-norm --iterations $$((15000 / $(SHORTER)))
@@ -76,14 +77,14 @@ export STUDY_MODELS
 study: install
 	mkdir -p $(STUDY)/runs
 	test -f $(STUDY)/collected || { $(PY) scripts/collect.py --out $(STUDY)/data --policy trained \
-		--trained.file block-z-ppo --env-kwargs '{"target_rotation": "z", "target_position": "ignore"}' --noise-probability 0.25 \
+		--trained.file $(POLICY) --env-kwargs '{"target_rotation": "z", "target_position": "ignore"}' --noise-probability 0.25 \
 		--episodes $(EPISODES) --steps 112 --test-fraction 0.12 --validation-fraction 0.04 --storage compact \
 		$$(test -d $(STUDY)/data && echo --resume) && touch $(STUDY)/collected; }
 	test -f $(STUDY)/data/branches.h5 || $(PY) scripts/collect.py --out $(STUDY)/data --branches 64 \
 		--contexts $$(($(EPISODES) < 12800 ? $(EPISODES) / 100 : 128)) --horizon 96 --context-frames 16
 	echo "$$STUDY_MODELS" | while read name settings; do \
 		test -f $(STUDY)/runs/$$name/model.json || $(PY) scripts/train_traj.py --data $(STUDY)/data \
-			--out $(STUDY)/runs/$$name $$(eval echo $$settings) --learning-rate 0.002 --final-learning-rate 0.02 \
+			--out $(STUDY)/runs/$$name --learning-rate 0.002 $$(eval echo $$settings) --final-learning-rate 0.02 \
 			--ema-decay 0.998 --validate-every 1000 $$(test -d $(STUDY)/runs/$$name && echo --resume) || exit 1; \
 	done
 	cd $(STUDY)/runs && $(CURDIR)/$(PY) $(CURDIR)/scripts/compare.py --data ../data --out ../report --overwrite \

@@ -37,7 +37,6 @@ PRODUCT_TERMS = (  # of p q
     ((1, W, Y), (-1, X, Z), (1, Y, W), (1, Z, X)),
     ((1, W, Z), (1, X, Y), (-1, Y, X), (1, Z, W)),
 )
-PAIRS = tuple(itertools.combinations_with_replacement(range(3), 2))
 QUARTICS = tuple(itertools.combinations_with_replacement(range(3), 4))
 QUARTIC_MEANS = tuple(  # over all rotations: 3/5 for i i i i, 1/5 for i i k k
     ((0.6 if i == k else 0.2) if (i, k) == (j, m) else 0.0) for i, j, k, m in QUARTICS
@@ -120,17 +119,17 @@ def quartic_features(matrices: Tensor) -> Tensor:
     angle meets the fingers as before, and what a network learns of it there it knows here; of other objects
     they are features like any other.
     """
-    axes = matrices.unflatten(-1, (3, 3))  # row: axis of the world, column: axis of the object
-    first, second, left, right = quartic_places(matrices.device)
-    products = axes[..., first, :] * axes[..., second, :]  # (..., 6, 3)
-    sums = (products[..., left, :] * products[..., right, :]).sum(-1)
+    axes = matrices.unflatten(-1, (3, 3)).mT  # row: axis of the object, column: axis of the world
+    products = (axes[..., :, None] * axes[..., None, :]).flatten(-2)  # (..., 3, 9)
+    halves = products.reshape(-1, 9) @ quartic_halves(matrices.dtype, matrices.device)
+    first, second = halves.view(*products.shape[:-1], 2 * QUARTIC).split(QUARTIC, dim=-1)
+    sums = (first * second).sum(-2)
     return QUARTIC_SCALE * (sums - constant(QUARTIC_MEANS, matrices.dtype, matrices.device))
 
 
 @functools.cache
 @torch.inference_mode(False)
-def quartic_places(device: torch.device) -> tuple[Tensor, ...]:
-    """Which axes make products of two (6 and 6), and which of these make products of four (15 and 15)."""
-    pairs = torch.tensor(PAIRS, device=device).T
-    fours = torch.tensor([(PAIRS.index(q[:2]), PAIRS.index(q[2:])) for q in QUARTICS], device=device).T
-    return *pairs, *fours
+def quartic_halves(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(9, 30): picks the products of two whose products are the fifteen of four, first halves, then second."""
+    picked = [3 * q[i] + q[i + 1] for i in (0, 2) for q in QUARTICS]
+    return torch.eye(9, dtype=dtype, device=device)[:, picked].contiguous()

@@ -17,6 +17,7 @@ from ebm_traj.trajectory.ebm import EBMConfig
 from ebm_traj.trajectory.fc import FCConfig
 from ebm_traj.trajectory.files import load
 from ebm_traj.trajectory.model import NetworkConfig
+from ebm_traj.trajectory.networks import WithLinearPath, make_network
 from ebm_traj.trajectory.presets import paper_ebm, paper_fc, paper_trainer
 from ebm_traj.trajectory.training import TrainSettings, make_fabric, train
 
@@ -237,6 +238,40 @@ def test_broken_folders_are_named(models, tmp_path):
     (tmp_path / "model.json").write_text("{")
     with pytest.raises(InputError, match="not JSON"):
         load(tmp_path)
+
+
+def test_models_of_the_format_before_still_load(toy, tmp_path):
+    """Version 2 had no linear path, and its settings say nothing of one."""
+    network = dataclasses.replace(NETWORK, coordinates="change", linear_path=False)
+    config = dataclasses.replace(EBM, network=network)
+    model = train(toy, "ebm", config, settings(iterations=3, inverse_iterations=0), tmp_path / "run")
+    path = tmp_path / "run" / "model.json"
+    saved = json.loads(path.read_text())
+    assert saved["version"] == 3
+    del saved["config"]["network"]["linear_path"]
+    path.write_text(json.dumps(saved | {"version": 2}))
+    old = load(tmp_path / "run")
+    assert old.network_config == network
+    assert all(torch.equal(a, b) for a, b in zip(old.parameters(), model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("per_frame", [False, True])
+@pytest.mark.parametrize("architecture", ["mlp", "residual", "temporal"])
+def test_a_linear_path_adds_a_linear_function_that_starts_at_zero(architecture, per_frame):
+    size = dataclasses.replace(NETWORK, architecture=architecture, window_frames=2)
+    torch.manual_seed(0)
+    with_path = make_network(size, 5, 3, 4, per_frame=per_frame, levels=True)
+    assert isinstance(with_path, WithLinearPath)
+    condition, x, level = torch.randn(6, 5), torch.randn(6, 6), torch.randn(6)
+    bare = with_path.network
+    expected = bare(bare.encode(condition), x, level)
+    assert torch.equal(with_path(with_path.encode(condition), x, level), expected)
+    torch.nn.init.normal_(with_path.linear.weight)
+    found = with_path(with_path.encode(condition), x, level) - expected
+    assert found.shape == (6, 8 if per_frame else 4)
+    assert torch.allclose(found, condition @ with_path.linear.weight.T, atol=1e-5)
+    bare = make_network(dataclasses.replace(size, linear_path=False), 5, 3, 4, per_frame=per_frame)
+    assert not isinstance(bare, WithLinearPath)
 
 
 # --- training -----------------------------------------------------------------------------------------
