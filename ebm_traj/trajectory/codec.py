@@ -58,9 +58,6 @@ class WindowCodec(nn.Module):
     low: Tensor
     high: Tensor
     farthest: Tensor
-    quaternions: Tensor
-    goals: Tensor
-    turning: Tensor
     turn_unit: Tensor
     turn_limit: Tensor
 
@@ -80,7 +77,6 @@ class WindowCodec(nn.Module):
         self.context_frames = context_frames
         self.window_frames = window_frames
         self.coordinates = coordinates
-        self.quaternion_count = len(spec.quaternions)
 
         def buffer(name: str, values: np.ndarray, dtype: torch.dtype = torch.float32) -> None:
             self.register_buffer(name, torch.as_tensor(values).to(dtype), persistent=False)
@@ -99,7 +95,7 @@ class WindowCodec(nn.Module):
         buffer("mean", spec.mean[numbers])
         buffer("std", spec.std[numbers])
         buffer("change_std", spec.change_std[numbers])
-        buffer("turning", turning, torch.long)
+        self.turning = [four(dims) for dims in turning]
         # a small turn by an angle changes the quaternion by half of it
         buffer("turn_unit", 2 * np.sqrt((spec.change_std[turning] ** 2).sum(1, keepdims=True) / TURN_SIZE))
         wide = np.full(spec.size, np.inf)
@@ -110,10 +106,10 @@ class WindowCodec(nn.Module):
         buffer("farthest", limit[numbers])
         chord = np.minimum(np.linalg.norm(limit[turning], axis=1, keepdims=True), np.sqrt(2))
         buffer("turn_limit", np.minimum(2 * chord * np.sqrt(1 - chord**2 / 4), LONGEST_TURN))
-        buffer("quaternions", np.array(spec.quaternions, dtype=np.int64).reshape(-1, 4), torch.long)
+        self.quaternions = [four(dims) for dims in spec.quaternions]
 
         goals = spec.given_quaternions if use_given else []
-        buffer("goals", np.array(goals, dtype=np.int64).reshape(-1, 4), torch.long)
+        self.goals = [four(dims) for dims in goals]
 
         self.predicted_size = len(numbers) + TURN_SIZE * len(turning)
         self.coordinate_names = [(spec.names[i], spec.kinds[i]) for i in numbers] + [
@@ -141,7 +137,7 @@ class WindowCodec(nn.Module):
     def _changes(self, frames: Tensor) -> Tensor:
         """From frame to frame of aligned raw frames (B, L, D): (B, L - 1, P) in units of the change."""
         changes = frames[..., self.predicted].diff(dim=1) / self.change_std
-        if not len(self.turning):
+        if not self.turning:
             return changes
         turns = [
             turn_between(frames[:, :-1, dims], frames[:, 1:, dims]) / unit
@@ -208,6 +204,11 @@ class WindowCodec(nn.Module):
         """(B, 1, D) of +-1: what each quaternion is multiplied with so that the last w is >= 0."""
         signs = torch.ones_like(context[:, -1:])
         for dims in self.quaternions:
-            w = context[:, -1:, dims[:1]]
-            signs[..., dims] = torch.where(w < 0, -1.0, 1.0).expand(-1, -1, 4)
+            w = context[:, -1:, dims.start : dims.start + 1]
+            signs[..., dims] = torch.where(w < 0, -1.0, 1.0)
         return signs
+
+
+def four(dims: np.ndarray) -> slice:
+    """The four neighbouring dimensions of a quaternion as a slice, which copies nothing."""
+    return slice(int(dims[0]), int(dims[0]) + 4)

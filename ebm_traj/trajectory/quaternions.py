@@ -130,6 +130,6 @@ def quartic_features(matrices: Tensor) -> Tensor:
 @functools.cache
 @torch.inference_mode(False)
 def quartic_halves(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(9, 30): picks the products of two whose products are the fifteen of four, first halves, then second."""
+    """(9, 30): picks the products of two that make the fifteen of four; first halves, then second."""
     picked = [3 * q[i] + q[i + 1] for i in (0, 2) for q in QUARTICS]
     return torch.eye(9, dtype=dtype, device=device)[:, picked].contiguous()
