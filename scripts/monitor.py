@@ -30,8 +30,8 @@ class Args:
     hand. friction: times 0.3. object: smaller by 0.8. egg: an ellipsoid in the block's place."""
     env_kwargs: str = '{"target_rotation": "z", "target_position": "ignore"}'
     """Settings of the hand environment as JSON."""
-    policy: str = "block-z-ppo"
-    """File, or shipped name, of the trained policy that acts; the shipped models learnt from its data."""
+    policy: str = "block-z"
+    """File, or shipped name, of the trained policy that acts; hand-block learnt from this one's data."""
     noise: float = 0.25
     """Probability of a random action instead of the trained policy's."""
     episodes: int = 60

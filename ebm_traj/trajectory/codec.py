@@ -190,7 +190,7 @@ class WindowCodec(nn.Module):
                 q = turned(q, turns[:, t, TURN_SIZE * k : TURN_SIZE * (k + 1)] * unit, limit)
                 frames[:, t, dims] = q
         for dims in self.quaternions:
-            q = frames[..., dims]
+            q = frames[..., dims].clone()  # a gradient must not see what is written below
             frames[..., dims] = q / q.norm(dim=-1, keepdim=True).clamp_min(1e-6)
         return frames * signs
 

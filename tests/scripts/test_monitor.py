@@ -24,7 +24,7 @@ def test_the_report_has_a_page_figures_and_a_picture(report):
     for method in ("energy", "energy, whole state", "-log q"):
         faults = found["methods"][method]["faults"]
         assert set(faults) == {"none", "jammed", "dropped"}
-        assert faults["dropped"]["auroc"][0] > 0.8 and faults["dropped"]["detected"] == 1.0
+        assert faults["dropped"]["auroc"][0] > 0.8 and faults["dropped"]["detected"] > 0.5
         assert faults["none"]["auroc"][0] == 0.5
     page = (report / "monitor.md").read_text()
     assert "| energy |" in page and "monitor.png" in page
