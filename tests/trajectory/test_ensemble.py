@@ -234,7 +234,9 @@ def test_energies_add_up_in_the_energy_of_a_window_and_over_an_ensemble(toy):
 def test_a_goal_changes_the_shares_of_modes(toy):
     """Chains that keep to their component of the proposal, some narrow, some wide."""
     chain = LangevinConfig(steps=30, step_size=0.3, metropolis=True)
-    model = build(toy, contrastive=ContrastiveConfig(langevin=chain), components=4)  # energy: the proposal's
+    network = {"coordinates": "change", "linear_path": False}  # first weights whose modes lie apart
+    config = ContrastiveConfig(langevin=chain)
+    model = build(toy, network=network, contrastive=config, components=4)  # energy: the proposal's
     unit = float(model.codec.change_std[1])
 
     def pull(frames: Tensor) -> Tensor:
@@ -246,7 +248,7 @@ def test_a_goal_changes_the_shares_of_modes(toy):
     guided = coordinates(GuidedModel(model, {"pull": pull}, candidates=64), 6000)[:, 1]
     assert float(guided.mean()) == pytest.approx(mean, abs=0.12)
     kept = coordinates(GuidedModel(model, {"pull": pull}, candidates=1), 6000)[:, 1]
-    assert float(kept.mean()) < mean - 0.05  # the shares matter
+    assert float(kept.mean()) < mean - 0.1  # the shares matter
 
 
 def test_an_obstacle_is_kept_clear_of_over_several_frames(toy):
