@@ -5,7 +5,7 @@ import torch
 
 from ebm_traj.core.backends import use
 from ebm_traj.core.energy import energy_and_gradient
-from ebm_traj.core.gradients import BoundEnergy, mlp_form
+from ebm_traj.core.gradients import COLUMNS, BoundEnergy, FullColumns, mlp_form
 from ebm_traj.core.langevin import LangevinConfig, langevin
 from ebm_traj.core.proposal import CENTRE, SCALE, MixtureProposal, ResidualEnergy
 from ebm_traj.errors import InputError
@@ -51,7 +51,19 @@ def test_value_and_gradient_are_those_of_autograd(architecture, depth, levels):
     bound = energy.bind(condition(levels=levels))
     assert isinstance(bound, BoundEnergy)
     for _ in range(2):  # the second time in buffers that are in use
-        assert max(differences(bound, torch.randn(B, 2 * FRAME))) < 1e-12
+        x = torch.randn(B, 2 * FRAME)
+        assert max(differences(bound, x)) < 1e-12
+        with torch.no_grad():
+            gradient = bound.value_and_gradient(x, True)[1].clone()
+            assert torch.allclose(bound.value_and_gradient(x, False)[1], gradient, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("rows", [1, COLUMNS - 1, COLUMNS, COLUMNS + 1])
+def test_columns_are_filled_up_for_the_product_alone(rows):
+    h, weight = torch.randn(5, 8), torch.randn(rows, 8)
+    product = FullColumns(weight, len(h))
+    assert torch.allclose(product(h), h @ weight.t(), rtol=0, atol=1e-14)
+    assert product(2 * h).shape == (5, rows)
 
 
 def test_a_sum_a_weight_and_a_residual_energy_know_theirs_too():
