@@ -49,8 +49,7 @@ class Args:
     false_alarm_rate: float = 0.05
     """Share of fault-free episodes that may raise an alarm."""
     usual: float | None = None
-    """Share of fault-free steps whose surprise accumulates to nothing. Default: 0.97, of a score of the whole
-    state alone 0.8."""
+    """Share of fault-free steps whose surprise accumulates to nothing. Default: 0.9."""
     draws: int = 16
     """Of the model's own in each step, whose energies an observation is held against."""
     seed: int = 8_000_000

@@ -3,7 +3,8 @@
 Each score of a step (`surprise.Score`) is put in standard deviations of fault-free steps, s_t, and runs into
 a sum that forgets what is usual (CUSUM, Page 1954): S_t = max(0, S_{t-1} + s_t - d), d a quantile of s on
 fault-free steps, so that light and heavy tails are treated alike. Each sum is in units
-of how far it gets in a fault-free episode, and the monitor's level is the largest of them. The alarm is at
+of how far it gets in a fault-free episode, and so is the largest of each family of scores: however many
+members it has, it has one voice. The monitor's level is the mean over families. The alarm is at
 the level which a stated share of fault-free episodes exceeds.
 """
 
@@ -26,11 +27,10 @@ from ebm_traj.trajectory.model import TrajectoryModel
 Array = NDArray[np.float64]
 
 FORMAT = "ebm_traj.monitor"
-# quantile of fault-free steps above which surprise accumulates: of many scores only the rare counts
-USUAL, USUAL_OF_ONE = 0.97, 0.8
+USUAL = 0.9  # quantile of fault-free steps above which surprise accumulates
 UNCALIBRATED_DRIFT = 3.0  # standard deviations, before that quantile is known
 LARGEST = 20.0  # standard deviations; a step counts no more than this
-SMALLEST_REACH = 1.0
+SMALLEST_REACH, SMALLEST_FAMILY_REACH = 1.0, 0.1  # of scores that hardly ever accumulate
 ROWS = 512  # steps scored at once; bounds memory
 
 
@@ -46,6 +46,8 @@ class Calibration:
     """(K,) mean over episodes of the largest sum."""
     drift: Array
     """(K,) standard deviations in a step that are not worth remembering."""
+    family_reach: Array
+    """(F,) mean over episodes of the largest of a family's sums, in units of `reach`."""
     threshold: float
     """Level of the alarm."""
     false_alarm_rate: float
@@ -54,10 +56,10 @@ class Calibration:
     """Episodes that threshold was set on."""
 
     @classmethod
-    def none(cls, scores: int) -> "Calibration":
+    def none(cls, scores: int, families: int) -> "Calibration":
         """Scores as they are, and no alarm."""
         ones = np.ones(scores)
-        return cls(0 * ones, ones, ones, UNCALIBRATED_DRIFT * ones, math.inf, 0.0, 0)
+        return cls(0 * ones, ones, ones, UNCALIBRATED_DRIFT * ones, np.ones(families), math.inf, 0.0, 0)
 
 
 class Monitor:
@@ -70,15 +72,15 @@ class Monitor:
     def __init__(
         self, model: TrajectoryModel, score: Score | None = None, *, usual: float | None = None, seed: int = 0
     ) -> None:
-        """`usual` is the share of fault-free steps that accumulate to nothing; by default 0.97, of a score of
-        the whole state alone 0.8."""
+        """`usual` is the share of fault-free steps that accumulate to nothing; by default 0.9."""
         if usual is not None and not 0 <= usual < 1:
             raise InputError(f"usual share of steps: {usual}; accepted are numbers from 0 up and below 1")
         self.model = model
         self.score = score or default_score(model, seed)
-        one = len(self.score.names) == 1
-        self.usual = usual if usual is not None else USUAL_OF_ONE if one else USUAL
-        self.calibration = Calibration.none(len(self.score.names))
+        self.usual = USUAL if usual is None else usual
+        names, families = self.score.names, self.score.families
+        self._families = [[names.index(name) for name in family] for family in families]
+        self.calibration = Calibration.none(len(names), len(families))
         self.reset()
 
     def reset(self) -> None:
@@ -87,8 +89,8 @@ class Monitor:
 
     @property
     def level(self) -> float:
-        """What has accumulated, the largest of all sums."""
-        return float(self.sums.max())
+        """What has accumulated in all families, in units of a fault-free episode's largest."""
+        return float(self._level(self.sums))
 
     @property
     def alarm(self) -> bool:
@@ -175,7 +177,15 @@ class Monitor:
 
     def accumulate(self, scores: Array) -> Array:
         """Levels (N, T) from scores (N, T, K); a NaN adds nothing."""
-        return self._sums(scores).max(-1)
+        return self._level(self._sums(scores))
+
+    def _level(self, sums: Array) -> Array:
+        """(...) of sums (..., K)."""
+        return (self._largest(sums) / self.calibration.family_reach).mean(-1)
+
+    def _largest(self, sums: Array) -> Array:
+        """(..., F) of each family's sums (..., K)."""
+        return np.stack([sums[..., members].max(-1) for members in self._families], axis=-1)
 
     def _sums(self, scores: Array) -> Array:
         standard = self.standard(scores)
@@ -221,10 +231,13 @@ class Monitor:
         mean = np.nanmean(scores[:half], axis=(0, 1))
         spread = np.maximum(np.nanstd(scores[:half], axis=(0, 1)), 1e-9)
         drift = np.nanquantile((scores[:half] - mean) / spread, self.usual, axis=(0, 1))
-        kept = Calibration(mean, spread, np.ones(len(mean)), drift, math.inf, false_alarm_rate, rest)
-        self.calibration = kept
+        none = Calibration.none(len(mean), len(self._families))
+        self.calibration = dataclasses.replace(none, mean=mean, spread=spread, drift=drift)
         reach = np.maximum(self._sums(scores[:half]).max(1).mean(0), SMALLEST_REACH)
-        self.calibration = dataclasses.replace(kept, reach=reach)
+        self.calibration = dataclasses.replace(self.calibration, reach=reach)
+        largest = self._largest(self._sums(scores[:half])).max(1).mean(0)
+        kept = {"family_reach": np.maximum(largest, SMALLEST_FAMILY_REACH), "episodes": rest}
+        self.calibration = dataclasses.replace(self.calibration, **kept, false_alarm_rate=false_alarm_rate)
         highest = np.sort(self.accumulate(scores[half:]).max(1))
         self.calibration = dataclasses.replace(self.calibration, threshold=float(highest[rank - 1]))
         self.reset()
@@ -272,11 +285,12 @@ class Monitor:
                 raise InputError(f"{path}: its {name} are {saved[name]}; this monitor has {value}")
         if isinstance(monitor.score, ErrorScore):
             monitor.score.scale = torch.tensor(saved["scale"], device=model.device)
-        mean, spread, reach, drift = (
-            np.asarray(saved[name], float) for name in ("mean", "spread", "reach", "drift")
-        )
-        alarm = (saved["threshold"], saved["false_alarm_rate"], saved["episodes"])
-        monitor.calibration = Calibration(mean, spread, reach, drift, *alarm)
+        if "family_reach" not in saved:
+            raise InputError(f"{path}: a calibration of an earlier version; calibrate anew")
+        arrays = ("mean", "spread", "reach", "drift", "family_reach")
+        values = {name: np.asarray(saved[name], float) for name in arrays}
+        alarm = {name: saved[name] for name in ("threshold", "false_alarm_rate", "episodes")}
+        monitor.calibration = Calibration(**values, **alarm)
         monitor.reset()
         return monitor
 

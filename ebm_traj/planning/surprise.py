@@ -23,6 +23,8 @@ from ebm_traj.trajectory.mixture import MixtureModel
 from ebm_traj.trajectory.model import TrajectoryModel
 
 WHOLE = "all"
+DENSITY = "-log q"
+Families = tuple[tuple[str, ...], ...]
 DRAWS = 16  # of the model's own, that an observation is held against; with 32 no more was detected
 SMALLEST = 1e-12  # tail probability; less counts as this
 LOG_HALF_SQUARE = 0.9189385332046727  # log(2 pi) / 2
@@ -42,6 +44,9 @@ class Score(Protocol):
 
     names: tuple[str, ...]
     """Of the whole and of the parts."""
+    families: Families
+    """Names that say the same of different dimensions. Each family has one voice in a monitor's level: else
+    the many joints of a hand would drown the one object in it."""
 
     def __call__(
         self, context: Tensor, next_frame: Tensor, action: Tensor | None, past_actions: Tensor | None
@@ -83,6 +88,15 @@ def parts_of(codec: WindowCodec) -> dict[str, list[int]]:
     return found | {name: [place] for place, (name, _) in enumerate(codec.coordinate_names)}
 
 
+def families_of(codec: WindowCodec, names: Sequence[str]) -> Families:
+    """The families of parts by name: the dimensions of a kind are one, all else is one each."""
+    kinds = dict(codec.coordinate_names)
+    families: dict[str, list[str]] = {}
+    for name in names:
+        families.setdefault(f"each {kinds[name]}" if name in kinds else name, []).append(name)
+    return tuple(map(tuple, families.values()))
+
+
 class EnergyScore:
     """Energies, each against the energies of the model's own draws under the same condition.
 
@@ -92,7 +106,9 @@ class EnergyScore:
 
     Parts: the same of -log q of the part alone, which a mixture of Gaussians gives in closed form, for each
     kind of dimension; and for each dimension z^2 - 1, z the normal score of its cumulative probability under
-    q. q is the mixture that the model is, or that its energy stands on; without one the whole is all.
+    q. q is the mixture that the model is, or that its energy stands on; without one the whole is all. And
+    -log q of the whole as it is, `DENSITY`: where draws are far apart, as of an object that falls, nothing
+    observed is far from them, yet such contexts are rare themselves.
 
     Raises InputError for a model that has neither an energy nor a density of the next state.
     """
@@ -119,7 +135,8 @@ class EnergyScore:
                 "ones with a mixture proposal"
             )
         self._parts = parts_of(model.codec) if has_mixture and parts else {WHOLE: []}
-        self.names = tuple(self._parts)
+        self.names = (*self._parts, DENSITY) if has_mixture and parts else (WHOLE,)
+        self.families = families_of(model.codec, self.names)
         self._groups = [p for name, p in self._parts.items() if name != WHOLE and len(p) > 1]
         self._singles = sum(name != WHOLE and len(p) == 1 for name, p in self._parts.items())
 
@@ -144,6 +161,8 @@ class EnergyScore:
             found.append(against(observed, negative_log_density(mixture, own, groups)))
         if self._singles:
             found.append(normal_scores(mixture, step.x).square() - 1)
+        if DENSITY in self.names:
+            found.append(whole_density(mixture, step.x))
         return torch.cat(found, dim=1)
 
     def _whole_energy(self, step: Step) -> Tensor:
@@ -167,6 +186,7 @@ class LikelihoodScore:
     """-log q(s | c, a) of the whole next state, as it is: not held against the model's own draws."""
 
     names: tuple[str, ...] = (WHOLE,)
+    families: Families = ((WHOLE,),)
 
     def __init__(self, model: TrajectoryModel) -> None:
         if not mixture_known(model):
@@ -179,7 +199,7 @@ class LikelihoodScore:
     ) -> Tensor:
         step = read_step(self.model, context, next_frame, action, past_actions)
         mixture = state_mixture(self.model, step.condition)
-        return negative_log_density(mixture, step.x[:, None], [list(range(step.x.shape[1]))])[:, 0]
+        return whole_density(mixture, step.x)
 
 
 class ErrorScore:
@@ -197,6 +217,7 @@ class ErrorScore:
         everything = parts_of(model.codec)
         self._parts = everything if parts else {WHOLE: everything[WHOLE]}
         self.names = tuple(self._parts)
+        self.families = families_of(model.codec, self.names)
         self.scale = torch.ones(model.codec.predicted_size, device=model.device)
 
     @torch.no_grad()
@@ -236,6 +257,7 @@ class VarianceScore:
     """
 
     names: tuple[str, ...] = (WHOLE,)
+    families: Families = ((WHOLE,),)
 
     def __init__(self, model: TrajectoryModel) -> None:
         if not isinstance(model, GaussianModel):
@@ -312,6 +334,11 @@ def negative_log_density(mixture: Mixture, x: Tensor, groups: Sequence[list[int]
     white = (x[:, :, None] - means) * (-log_scales).exp()
     log_density = -(0.5 * white.square() + log_scales + LOG_HALF_SQUARE) @ member  # (B, M, K, G)
     return -(mixture.log_weights[:, None, :, None] + log_density).logsumexp(2)
+
+
+def whole_density(mixture: Mixture, x: Tensor) -> Tensor:
+    """-log q (B, 1) of points x (B, P) in all dimensions."""
+    return negative_log_density(mixture, x[:, None], [list(range(x.shape[1]))])[:, 0]
 
 
 def normal_scores(mixture: Mixture, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from ebm_traj.errors import InputError
 from ebm_traj.planning.monitor import Monitor, surprise
 from ebm_traj.planning.surprise import (
+    DENSITY,
     WHOLE,
     EnergyScore,
     ErrorScore,
@@ -74,8 +75,8 @@ def steps_of(model, rows, shift=(0.0,) * STATE):
 def test_scores_of_a_models_own_draws_have_mean_0_and_energies_standard_deviation_1(model):
     model = model()
     scores = EnergyScore(model, draws=64)(*steps_of(model, 2000))
-    assert scores.shape == (2000, 1 + 2 + STATE)
-    assert scores.mean(0).abs().max() < 0.12
+    assert scores.shape == (2000, 1 + 2 + STATE + 1)
+    assert scores[:, :-1].mean(0).abs().max() < 0.12  # the last is -log q as it is
     assert (scores[:, :3].std(0) - 1).abs().max() < 0.2
 
 
@@ -84,10 +85,10 @@ def test_a_shift_raises_the_scores_by_what_theory_says():
     score = EnergyScore(model, draws=200)
     found = score(*steps_of(model, 4000, (0.0, shift, 0.0, 0.0))).mean(0)
     names = list(score.names)
-    assert names == [WHOLE, "position", "angle", "obs_0", "obs_1", "obs_2", "obs_3"]
+    assert names == [WHOLE, "position", "angle", "obs_0", "obs_1", "obs_2", "obs_3", DENSITY]
     # -log p of n dimensions is |w|^2 / 2 + c: mean n / 2, standard deviation sqrt(n / 2)
     expected = {WHOLE: shift**2 / 2 / math.sqrt(2), "position": shift**2 / 2, "obs_1": shift**2}
-    for name in names:
+    for name in names[:-1]:
         assert found[names.index(name)] == pytest.approx(expected.get(name, 0.0), rel=0.08, abs=0.12), name
 
 
@@ -141,6 +142,7 @@ class Plain:
     """A score that reads off the next frame: what the episodes hold is what accumulates."""
 
     names = ("all", "second")
+    families = (("all",), ("second",))
 
     def __call__(self, context, next_frame, action, past_actions):
         return next_frame[:, :2]
@@ -168,9 +170,46 @@ def test_a_lasting_shift_accumulates_by_its_excess_over_the_drift():
     assert known.drift == pytest.approx(1.2816, abs=0.05)  # the normal's 90 % quantile
     levels = monitor.levels(*episodes(300, shift=4.0, at=20, seed=3))
     growth = (levels[:, 50] - levels[:, 30]).mean() / 20
-    assert growth == pytest.approx((4.0 - known.drift[1]) / known.reach[1], rel=0.05)
+    alone = (4.0 - known.drift[1]) / known.reach[1] / known.family_reach[1]
+    assert growth == pytest.approx(alone / 2, rel=0.05)  # the other of two families adds nothing
     delay = (levels > known.threshold)[:, 20:].argmax(1)
     assert np.median(delay) < 10
+
+
+class Many:
+    """One score of its own and many of a kind."""
+
+    names = ("all", *map(str, range(STATE - 1)))
+    families = (("all",), names[1:])
+
+    def __call__(self, context, next_frame, action, past_actions):
+        return next_frame
+
+
+class ManyAlone(Many):
+    families = tuple((name,) for name in Many.names)
+
+
+def test_a_family_has_one_voice_however_many_its_members():
+    found = {}
+    for score in (Many, ManyAlone):
+        monitor = Monitor(gaussian(), score(), usual=0.9).calibrate(*episodes(400, seed=1))
+        states, actions = episodes(300, seed=3)
+        usual = (
+            monitor._largest(monitor._sums(monitor.scores(states, actions)))
+            / monitor.calibration.family_reach
+        )
+        assert usual.max(1).mean(0) == pytest.approx(np.ones(len(score.families)), abs=0.15)
+        states[:, 41:, 0] += 1.0
+        found[score] = (monitor.levels(states, actions) > monitor.calibration.threshold).any(1).mean()
+    assert found[Many] > found[ManyAlone] + 0.05
+
+
+def test_the_last_of_an_energys_scores_is_minus_log_q_as_it_is():
+    model = gaussian()
+    score, steps = EnergyScore(model, draws=16), steps_of(model, 200)
+    assert score.names[-1] == DENSITY and (DENSITY,) in score.families
+    torch.testing.assert_close(score(*steps)[:, -1], LikelihoodScore(model)(*steps)[:, 0])
 
 
 def test_steps_one_by_one_give_what_whole_episodes_give():
