@@ -287,10 +287,11 @@ class Monitor:
             monitor.score.scale = torch.tensor(saved["scale"], device=model.device)
         if "family_reach" not in saved:
             raise InputError(f"{path}: a calibration of an earlier version; calibrate anew")
-        arrays = ("mean", "spread", "reach", "drift", "family_reach")
-        values = {name: np.asarray(saved[name], float) for name in arrays}
-        alarm = {name: saved[name] for name in ("threshold", "false_alarm_rate", "episodes")}
-        monitor.calibration = Calibration(**values, **alarm)
+        mean, spread, reach, drift, family_reach = (
+            np.asarray(saved[name], float) for name in ("mean", "spread", "reach", "drift", "family_reach")
+        )
+        alarm = (saved["threshold"], saved["false_alarm_rate"], saved["episodes"])
+        monitor.calibration = Calibration(mean, spread, reach, drift, family_reach, *alarm)
         monitor.reset()
         return monitor
 

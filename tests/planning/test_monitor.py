@@ -1,6 +1,7 @@
 """The monitor against closed forms: calibrated on a model's own draws, and false alarms as stated."""
 
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -301,6 +302,13 @@ def test_a_calibration_comes_back_from_its_file_for_the_same_model_and_score_alo
         Monitor.load(path, model, ErrorScore(model))
     with pytest.raises(InputError, match="not calibrated"):
         Monitor(model).save(tmp_path / "none.json")
+    saved = json.loads(path.read_text())
+    del saved["family_reach"]
+    with torch.no_grad():
+        next(model.parameters()).sub_(1)
+    path.write_text(json.dumps(saved))
+    with pytest.raises(InputError, match="of an earlier version; calibrate anew"):
+        Monitor.load(path, model, ErrorScore(model))
     path.write_text("{}")
     with pytest.raises(InputError, match="not a calibration"):
         Monitor.load(path, model)
