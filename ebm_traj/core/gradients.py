@@ -81,6 +81,24 @@ class Silu:
         return activated
 
 
+class Readout:
+    """last . silu(h) + b, and its gradient at h; where the value is not asked for, in one pass."""
+
+    def __init__(self, last: Tensor, bias: Tensor, like: Tensor) -> None:
+        """`last` (width,), `bias` 0-d; for any h of the shape of `like` (B, width)."""
+        self.value = like.new_empty(len(like))
+        self._last, self._bias = last, bias
+        self._each_row = last.expand_as(like)
+        self._silu = Silu(like)
+
+    def __call__(self, h: Tensor, out: Tensor, need_value: bool) -> Tensor:
+        """The gradient (B, width), written to `out`, which may be h; with `need_value` sets `value` (B,)."""
+        if not need_value:
+            return silu_backward(self._each_row, h, grad_input=out)
+        torch.mv(self._silu(h), self._last, out=self.value).add_(self._bias)
+        return torch.mul(self._silu.slope, self._last, out=out)
+
+
 class FullColumns:
     """h @ weight.t() for a weight (n, width), with columns of zeros up to a multiple of `COLUMNS`.
 
@@ -90,12 +108,9 @@ class FullColumns:
 
     def __init__(self, weight: Tensor, rows: int) -> None:
         """For h (rows, width). The weight is copied: make it anew when it changes."""
-        n, width = weight.shape
-        full = n + -n % COLUMNS
-        self._weight = weight.new_zeros(width, full) if full > n else weight.t()
-        if full > n:
-            self._weight[:, :n].copy_(weight.t())
-        self._out = weight.new_empty(rows, full)
+        n = len(weight)
+        self._weight = torch.nn.functional.pad(weight.t(), (0, -n % COLUMNS))
+        self._out = weight.new_empty(rows, self._weight.shape[1])
         self._view = self._out[:, :n]
 
     def __call__(self, h: Tensor) -> Tensor:
@@ -116,31 +131,24 @@ class MLPGradient:
         form, width = self.form, self.form.x_weight.shape[1]
         self._shape = tuple(x.shape)
         self._h, self._g = x.new_empty(len(x), width), x.new_empty(len(x), width)
-        self._silus = [Silu(self._h) for _ in range(1 + len(form.hidden))]
-        self._value, self._to_x = x.new_empty(len(x)), FullColumns(form.x_weight, len(x))
-        self._last = form.last.expand_as(self._h)
-        pairs = zip(self._silus, form.hidden, strict=False)
-        self._forward = [(silu, weight, bias) for silu, (weight, bias) in pairs]
+        self._readout = Readout(form.last, form.last_bias, self._h)
+        self._to_x = FullColumns(form.x_weight, len(x))
+        self._forward = [(Silu(self._h), weight, bias) for weight, bias in form.hidden]
         self._backward = [(silu.slope, weight.t()) for silu, weight, _ in self._forward[::-1]]
 
     def __call__(self, x: Tensor, need_value: bool = True) -> tuple[Tensor, Tensor]:
         """Value (B,) and gradient (B, n) at x (B, n)."""
         if self._shape != x.shape:
             self._prepare(x)
-        form, h, g, value = self.form, self._h, self._g, self._value
+        form, h = self.form, self._h
         torch.addmm(form.first, x, form.x_weight, out=h)
         for silu, weight, bias in self._forward:
             torch.addmm(bias, silu(h), weight, out=h)
-        if need_value:
-            last = self._silus[-1]
-            torch.mv(last(h), form.last, out=value).add_(form.last_bias)
-            torch.mul(last.slope, form.last, out=g)
-        else:  # in one pass
-            silu_backward(self._last, h, grad_input=g)
+        g = self._readout(h, self._g, need_value)
         for slope, weight in self._backward:
             torch.mm(g, weight, out=h)
             g, h = h.mul_(slope), g
-        return value, self._to_x(g)
+        return self._readout.value, self._to_x(g)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,12 +187,12 @@ class ResidualGradient:
         width, depth = self.x_weight.shape[1], len(self.form.outer)
         self._shape = tuple(x.shape)
         self._h, self._back = x.new_empty(len(x), width), x.new_empty(len(x), width)
-        self._silus = [Silu(self._h) for _ in range(depth + 1)]  # of h_0, h_1, ..., h_depth
+        self._silus = [Silu(self._h) for _ in range(depth)]  # of h_0, h_1, ...
         self._inner_silus = [Silu(self._h) for _ in range(depth)]
         self._seen = x.new_empty(len(x), depth * width)
         self._blocks = self._seen.split(width, dim=1)
-        self._value, self._to_x = x.new_empty(len(x)), FullColumns(self.x_weight, len(x))
-        self._last = self.last.expand_as(self._h)
+        self._readout = Readout(self.last, self.last_bias, self._h)  # of h_depth
+        self._to_x = FullColumns(self.x_weight, len(x))
 
     def __call__(self, x: Tensor, need_value: bool = True) -> tuple[Tensor, Tensor]:
         """Value (B,) and gradient (B, n) at x (B, n)."""
@@ -199,13 +207,10 @@ class ResidualGradient:
             if k:
                 z.addmm_(activated, form.inner[k - 1])
             h.addmm_(self._inner_silus[k](z), outer).add_(bias)
-            if k + 1 < depth or need_value:
+            if k + 1 < depth:
                 activated = self._silus[k + 1](h)
-        if need_value:
-            torch.mv(activated, self.last, out=self._value).add_(self.last_bias)
-            g = torch.mul(self._silus[depth].slope, self.last, out=h)
-        else:
-            g = silu_backward(self._last, h, grad_input=h)  # in one pass, in place
+
+        g = self._readout(h, h, need_value)
         for k in range(depth - 1, -1, -1):
             at_z = self._blocks[k]
             torch.mm(g, form.outer[k][0].t(), out=back)
@@ -215,7 +220,7 @@ class ResidualGradient:
                 g.addcmul_(back, self._silus[k].slope)
         torch.mm(self._seen, form.start.t(), out=back)
         g.addcmul_(back, self._silus[0].slope)
-        return self._value, self._to_x(g)
+        return self._readout.value, self._to_x(g)
 
 
 class TemporalGradient:

@@ -231,13 +231,18 @@ class Monitor:
         mean = np.nanmean(scores[:half], axis=(0, 1))
         spread = np.maximum(np.nanstd(scores[:half], axis=(0, 1)), 1e-9)
         drift = np.nanquantile((scores[:half] - mean) / spread, self.usual, axis=(0, 1))
-        none = Calibration.none(len(mean), len(self._families))
-        self.calibration = dataclasses.replace(none, mean=mean, spread=spread, drift=drift)
-        reach = np.maximum(self._sums(scores[:half]).max(1).mean(0), SMALLEST_REACH)
-        self.calibration = dataclasses.replace(self.calibration, reach=reach)
-        largest = self._largest(self._sums(scores[:half])).max(1).mean(0)
-        kept = {"family_reach": np.maximum(largest, SMALLEST_FAMILY_REACH), "episodes": rest}
-        self.calibration = dataclasses.replace(self.calibration, **kept, false_alarm_rate=false_alarm_rate)
+        known = Calibration.none(len(mean), len(self._families))
+        self.calibration = dataclasses.replace(known, mean=mean, spread=spread, drift=drift)
+        usual = self._sums(scores[:half])
+        reach = np.maximum(usual.max(1).mean(0), SMALLEST_REACH)
+        family_reach = self._largest(usual / reach).max(1).mean(0)
+        self.calibration = dataclasses.replace(
+            self.calibration,
+            reach=reach,
+            family_reach=np.maximum(family_reach, SMALLEST_FAMILY_REACH),
+            false_alarm_rate=false_alarm_rate,
+            episodes=rest,
+        )
         highest = np.sort(self.accumulate(scores[half:]).max(1))
         self.calibration = dataclasses.replace(self.calibration, threshold=float(highest[rank - 1]))
         self.reset()
@@ -274,6 +279,8 @@ class Monitor:
         saved = load_json(Path(path))
         if not isinstance(saved, dict) or saved.get("format") != FORMAT:
             raise InputError(f"{path}: not a calibration of a monitor (format '{FORMAT}')")
+        if "family_reach" not in saved:  # before names are compared, which were others, too
+            raise InputError(f"{path}: a calibration of an earlier version; calibrate anew")
         monitor = cls(model, score, usual=saved["usual"], seed=seed)
         ours = {
             "score": type(monitor.score).__name__,
@@ -285,8 +292,6 @@ class Monitor:
                 raise InputError(f"{path}: its {name} are {saved[name]}; this monitor has {value}")
         if isinstance(monitor.score, ErrorScore):
             monitor.score.scale = torch.tensor(saved["scale"], device=model.device)
-        if "family_reach" not in saved:
-            raise InputError(f"{path}: a calibration of an earlier version; calibrate anew")
         mean, spread, reach, drift, family_reach = (
             np.asarray(saved[name], float) for name in ("mean", "spread", "reach", "drift", "family_reach")
         )
