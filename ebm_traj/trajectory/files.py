@@ -20,6 +20,8 @@ from ebm_traj.trajectory.model import CONFIG_FILE, FORMAT, FORMAT_VERSION, WEIGH
 from ebm_traj.trajectory.rbm import RBMModel
 
 OLDEST_VERSION = 2  # that can still be read
+# settings of networks that older models lack
+ADDED_SETTINGS = {"linear_path": False, "whitening": None}
 
 MODELS: dict[str, type[TrajectoryModel]] = {
     model.kind: model
@@ -52,13 +54,14 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> TrajectoryMo
     saved = load_json(folder / CONFIG_FILE)
     if not isinstance(saved, dict) or saved.get("format") != FORMAT:
         raise InputError(f"{folder / CONFIG_FILE}: not a model of this package")
-    if saved["version"] not in (OLDEST_VERSION, FORMAT_VERSION):
+    if not OLDEST_VERSION <= saved["version"] <= FORMAT_VERSION:
         raise InputError(
             f"{folder / CONFIG_FILE}: format version {saved['version']}; this package reads {OLDEST_VERSION} "
             f"to {FORMAT_VERSION}; train the model again, or use the package version it was made with"
         )
-    if saved["version"] == OLDEST_VERSION and "network" in saved.get("config", {}):
-        saved["config"]["network"].setdefault("linear_path", False)
+    if "network" in saved.get("config", {}):  # what it was before there was a choice
+        for name, before in ADDED_SETTINGS.items():
+            saved["config"]["network"].setdefault(name, before)
     if saved["kind"] == EnergyEnsemble.kind:
         return EnergyEnsemble.read(folder, saved, lambda member: load(member, device)).eval()
     cls = model_class(saved["kind"])

@@ -22,7 +22,8 @@ from ebm_traj.trajectory.networks import NETWORKS, Architecture, parameter_count
 CONFIG_FILE = "model.json"
 WEIGHTS_FILE = "model.safetensors"
 FORMAT = "ebm_traj.model"
-FORMAT_VERSION = 3  # 2: rotations among the features, networks with an encoder. 3: a linear path
+# 2: rotations among the features, networks with an encoder. 3: a linear path. 4: whitened conditions
+FORMAT_VERSION = 4
 MAX_ROWS = 16_384  # chains sampled at once; bounds memory
 
 Conditioning = Literal["states", "actions", "joint"]
@@ -51,6 +52,9 @@ class NetworkConfig:
     linear_path: bool = True
     """Whether networks that predict (not energies) add a linear function of what they are told: much of the
     next change is one of the last changes and actions."""
+    whitening: float | None = 0.1
+    """What networks are told is turned to its principal directions, and each is divided by sqrt(variance +
+    this^2): training is faster along them. None leaves it as it is."""
     context_noise: float = 0.005
     """Standard deviation of the noise on the scaled context while training, against drift in rollouts."""
 
@@ -58,6 +62,8 @@ class NetworkConfig:
         for name in ("context_frames", "window_frames", "width", "depth"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name.replace('_', ' ')}: {getattr(self, name)}; accepted are 1 and more")
+        if self.whitening is not None and not 0 < self.whitening < math.inf:
+            raise InputError(f"whitening: {self.whitening}; it must be above 0, or None")
         if self.action_history is not None and not 0 <= self.action_history < self.context_frames:
             raise InputError(
                 f"action history: {self.action_history}; a context of {self.context_frames} frames has "

@@ -16,6 +16,7 @@ from ebm_traj.core.gradients import (
     TemporalGradient,
 )
 from ebm_traj.errors import InputError
+from ebm_traj.trajectory.whitening import Whitening
 
 T = TypeVar("T")
 Architecture = Literal["mlp", "residual", "temporal"]
@@ -37,6 +38,8 @@ class Size(Protocol):
     def architecture(self) -> Architecture: ...
     @property
     def linear_path(self) -> bool: ...
+    @property
+    def whitening(self) -> float | None: ...
 
 
 class ConditionalNetwork(nn.Module):
@@ -44,7 +47,16 @@ class ConditionalNetwork(nn.Module):
 
     def encode(self, condition: Tensor) -> Tensor:
         """Condition (B, F) to what `forward` needs of it (B, E)."""
-        raise TypeError(f"{type(self).__name__} does not define encode")
+        return self.encode_further(self.first(condition))
+
+    @property
+    def first(self) -> nn.Linear:
+        """The layer that sees the condition."""
+        raise TypeError(f"{type(self).__name__} does not define first")
+
+    def encode_further(self, hidden: Tensor) -> Tensor:
+        """What the first layer gives (B, width) to what `encode` gives."""
+        raise TypeError(f"{type(self).__name__} does not define encode_further")
 
     def forward(self, encoded: Tensor, x: Tensor | None = None, level: Tensor | None = None) -> Tensor:
         """x (B, W * frame_size), level (B,), or None, to (B, outputs) or, per frame, (B, W * outputs)."""
@@ -91,26 +103,80 @@ def make_network(
     if config.architecture not in NETWORKS:
         raise InputError(f"architecture '{config.architecture}' is unknown; accepted: {', '.join(NETWORKS)}")
     network = NETWORKS[config.architecture](config, condition_size, frame_size, outputs, per_frame, levels)
-    if not config.linear_path:
+    if not config.linear_path and config.whitening is None:
         return network
-    return WithLinearPath(network, condition_size, outputs * (config.window_frames if per_frame else 1))
+    beside = outputs * (config.window_frames if per_frame else 1) if config.linear_path else 0
+    return PreparedCondition(network, condition_size, beside, config.whitening is not None)
 
 
-class WithLinearPath(ConditionalNetwork):
-    """A network plus a linear function of the condition, which starts at zero."""
+class PreparedCondition(ConditionalNetwork):
+    """A network whose condition is whitened, or beside which stands a linear function of it, or both."""
 
-    def __init__(self, network: ConditionalNetwork, condition_size: int, outputs: int) -> None:
+    def __init__(
+        self, network: ConditionalNetwork, condition_size: int, linear_outputs: int, whitened: bool
+    ) -> None:
+        """`linear_outputs` numbers are added to those of the network, at first zeros; none if 0."""
         super().__init__()
         self.network = network
-        self.linear = nn.Linear(condition_size, outputs, bias=False)
-        self.outputs = outputs
-        set_to_zero(self.linear)
+        self.linear = nn.Linear(condition_size, linear_outputs, bias=False) if linear_outputs else None
+        if self.linear is not None:
+            set_to_zero(self.linear)
+        self.whitening = Whitening(condition_size) if whitened else None
+        self.outputs = linear_outputs
+
+    @torch.no_grad()
+    def fit_whitening(self, rows: Tensor, floor: float) -> None:
+        """Whiten from now on by what conditions (N, F or more) are like; see `Whitening.fit`.
+
+        Further numbers of a row are what other networks are told.
+        """
+        if self.whitening is not None:
+            self.whitening.fit(rows[:, : self.whitening.size], floor)
+            self._prepared = None
+
+    @property
+    def first(self) -> nn.Linear:
+        return self.network.first
 
     def encode(self, condition: Tensor) -> Tensor:
-        return torch.cat([self.network.encode(condition), self.linear(condition)], dim=-1)
+        if not (self.training or torch.is_grad_enabled()):
+            return self._in_one_product(condition)
+        if self.whitening is not None:
+            condition = self.whitening(condition)
+        encoded = self.network.encode(condition)
+        return encoded if self.linear is None else torch.cat([encoded, self.linear(condition)], dim=-1)
+
+    def _in_one_product(self, condition: Tensor) -> Tensor:
+        """The same: whitening, first layer and linear path are one linear function."""
+        weight, bias = self.prepared(self._folded)
+        hidden = torch.addmm(bias, condition, weight)
+        width = self.first.out_features
+        encoded = self.network.encode_further(hidden[:, :width])
+        return encoded if self.linear is None else torch.cat([encoded, hidden[:, width:]], dim=-1)
+
+    @torch.no_grad()
+    def _folded(self) -> tuple[Tensor, Tensor]:
+        """Weights (F, width + outputs) and bias of that function."""
+        weight: Tensor = self.first.weight.t()
+        bias: Tensor = self.first.bias
+        if self.linear is not None:
+            weight = torch.cat([weight, self.linear.weight.t()], dim=1)
+            bias = nn.functional.pad(bias, (0, self.outputs))
+        if self.whitening is not None:
+            weight = self.whitening.matrix @ weight
+            bias = bias - self.whitening.mean @ weight
+        return weight.contiguous(), bias
 
     def forward(self, encoded: Tensor, x: Tensor | None = None, level: Tensor | None = None) -> Tensor:
+        if self.linear is None:
+            return self.network(encoded, x, level)
         return self.network(encoded[..., : -self.outputs], x, level) + encoded[..., -self.outputs :]
+
+    def input_gradient(self, encoded: Tensor, level: Tensor | None = None) -> InputGradient:
+        # what stands beside does not change with x
+        if self.linear is not None:
+            raise TypeError("a network with a linear path has its value beside; energies have none")
+        return self.network.input_gradient(encoded, level)
 
 
 class WindowMLP(ConditionalNetwork):
@@ -129,8 +195,12 @@ class WindowMLP(ConditionalNetwork):
         self.rest = nn.Sequential(*hidden, nn.SiLU(), last)
         rescale_split_input(self.condition, self.x)
 
-    def encode(self, condition: Tensor) -> Tensor:
-        return self.condition(condition)
+    @property
+    def first(self) -> nn.Linear:
+        return self.condition
+
+    def encode_further(self, hidden: Tensor) -> Tensor:
+        return hidden
 
     def forward(self, encoded: Tensor, x: Tensor | None = None, level: Tensor | None = None) -> Tensor:
         return self.rest(add_inputs(encoded, self.x, x, self.level, level))
@@ -164,8 +234,12 @@ class ResidualMLP(ConditionalNetwork):
         self.blocks = nn.ModuleList(ConditionedBlock(width) for _ in range(config.depth))
         self.out = nn.Sequential(nn.SiLU(), nn.Linear(width, outputs * (window if per_frame else 1)))
 
-    def encode(self, condition: Tensor) -> Tensor:
-        return self.condition(condition)
+    @property
+    def first(self) -> nn.Linear:
+        return cast(nn.Linear, self.condition[0])
+
+    def encode_further(self, hidden: Tensor) -> Tensor:
+        return self.condition[1:](hidden)
 
     def forward(self, encoded: Tensor, x: Tensor | None = None, level: Tensor | None = None) -> Tensor:
         hidden = start = add_inputs(encoded, self.x, x, self.level, level)
@@ -227,8 +301,12 @@ class TemporalNetwork(ConditionalNetwork):
         self.blocks = nn.ModuleList(TemporalBlock(width, 2 ** (i % reach)) for i in range(config.depth))
         self.out = nn.Sequential(nn.SiLU(), nn.Linear(width, outputs))
 
-    def encode(self, condition: Tensor) -> Tensor:
-        return self.condition(condition)
+    @property
+    def first(self) -> nn.Linear:
+        return cast(nn.Linear, self.condition[0])
+
+    def encode_further(self, hidden: Tensor) -> Tensor:
+        return self.condition[1:](hidden)
 
     def forward(self, encoded: Tensor, x: Tensor | None = None, level: Tensor | None = None) -> Tensor:
         frames = encoded[:, None] + self.place  # (B, W, width)

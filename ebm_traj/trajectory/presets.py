@@ -19,6 +19,7 @@ PAPER_NETWORK = NetworkConfig(
     architecture="mlp",
     coordinates="state",
     linear_path=False,
+    whitening=None,
     context_noise=0.0,
 )
 PAPER_BATCH = 1024

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ebm_traj.core.checkpoint import save_json
 from ebm_traj.core.distributed import even_share, from_first, make_fabric, start
 from ebm_traj.core.objectives import Batch, Regression
+from ebm_traj.core.seeding import seeded_generator
 from ebm_traj.core.trainer import TRAINING_FILE, Trainer, TrainerConfig
 from ebm_traj.datasets.recording import Recording
 from ebm_traj.datasets.statistics import with_training_statistics
@@ -18,7 +20,7 @@ from ebm_traj.errors import InputError
 from ebm_traj.trajectory.curves import draw_curves
 from ebm_traj.trajectory.files import model_class, weights_digest
 from ebm_traj.trajectory.model import CONFIG_FILE, Conditioning, TrajectoryModel
-from ebm_traj.trajectory.networks import parameter_count
+from ebm_traj.trajectory.networks import PreparedCondition, parameter_count
 from ebm_traj.trajectory.rehearsal import (
     MixedWindows,
     Rehearsal,
@@ -35,6 +37,7 @@ __all__ = ["TrainSettings", "make_fabric", "require_folder", "require_shares", "
 
 INVERSE_FOLDER = "inverse"
 SETTINGS_FILE = "settings.json"
+WHITENING_ROWS = 10_000  # windows whose features tell the directions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +130,8 @@ def train(
             for past in earlier
         ]
         windows = MixedWindows(windows, sources, rehearsal.share)
+    if start_from is None:
+        _fit_whitening(model, windows, settings.trainer.seed, fabric)
     identity = {
         "kind": kind,
         "config": dataclasses.asdict(config),
@@ -205,16 +210,42 @@ def require_folder(out: Path, resume: bool) -> None:
         raise InputError(f"{out}: no run to resume ({SETTINGS_FILE} is missing); start without --resume")
 
 
+def _fit_whitening(model: TrajectoryModel, windows: Windows, seed: int, fabric: Any) -> None:
+    """Set the whitening of the model's networks by windows of the training split; the same on all ranks."""
+    floor = model.network_config.whitening
+    whitened = [each for each in model.modules() if isinstance(each, PreparedCondition)]
+    if floor is None or not whitened:
+        return
+
+    @torch.no_grad()
+    def rows() -> Tensor:
+        drawn = windows.draw(WHITENING_ROWS, 0, seeded_generator(fabric.device, "whitening", seed))
+        context, _, taken, before = _parts(model, *drawn)
+        told = [model.condition(context, taken, before)["context"]]
+        # told to the networks, or to those of the later stage
+        return torch.cat(told if taken is None else [*told, model.scale_actions(taken).flatten(1)], 1).cpu()
+
+    found = from_first(fabric, rows).to(fabric.device)
+    for network in whitened:
+        network.fit_whitening(found, floor)
+
+
+def _parts(
+    model: TrajectoryModel, frames: Tensor, actions: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Of a drawn window: context, frames that follow, the actions to them and those before that are seen."""
+    past = model.context_frames
+    taken = None if model.conditioning == "states" else actions[:, past - 1 : past - 1 + model.window_frames]
+    before = actions[:, past - 1 - model.action_history : past - 1] if model.action_history else None
+    return frames[:, :past], frames[:, past:], taken, before
+
+
 def _batches(model: TrajectoryModel, windows: Windows, rows: int):
-    past, width = model.context_frames, model.window_frames
     noise = model.network_config.context_noise
 
     @torch.no_grad()
     def batch(iteration: int, generator: torch.Generator) -> Batch:
-        frames, actions = windows.draw(rows, iteration, generator)
-        context, future = frames[:, :past], frames[:, past:]
-        taken = None if model.conditioning == "states" else actions[:, past - 1 : past - 1 + width]
-        before = actions[:, past - 1 - model.action_history : past - 1] if model.action_history else None
+        context, future, taken, before = _parts(model, *windows.draw(rows, iteration, generator))
         condition = model.condition(context, taken, before)
         condition["context"] += noise * torch.empty_like(condition["context"]).normal_(generator=generator)
         return Batch(model.encode(context, future, taken), condition)

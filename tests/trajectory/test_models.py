@@ -17,7 +17,7 @@ from ebm_traj.trajectory.ebm import EBMConfig
 from ebm_traj.trajectory.fc import FCConfig
 from ebm_traj.trajectory.files import load
 from ebm_traj.trajectory.model import NetworkConfig
-from ebm_traj.trajectory.networks import WithLinearPath, make_network
+from ebm_traj.trajectory.networks import PreparedCondition, make_network
 from ebm_traj.trajectory.presets import paper_ebm, paper_fc, paper_trainer
 from ebm_traj.trajectory.training import TrainSettings, make_fabric, train
 
@@ -241,14 +241,15 @@ def test_broken_folders_are_named(models, tmp_path):
 
 
 def test_models_of_the_format_before_still_load(toy, tmp_path):
-    """Version 2 had no linear path, and its settings say nothing of one."""
-    network = dataclasses.replace(NETWORK, coordinates="change", linear_path=False)
+    """Version 2 had no linear path and no whitening, and its settings say nothing of them."""
+    network = dataclasses.replace(NETWORK, coordinates="change", linear_path=False, whitening=None)
     config = dataclasses.replace(EBM, network=network)
     model = train(toy, "ebm", config, settings(iterations=3, inverse_iterations=0), tmp_path / "run")
     path = tmp_path / "run" / "model.json"
     saved = json.loads(path.read_text())
-    assert saved["version"] == 3
-    del saved["config"]["network"]["linear_path"]
+    assert saved["version"] == 4
+    for name in ("linear_path", "whitening"):
+        del saved["config"]["network"][name]
     path.write_text(json.dumps(saved | {"version": 2}))
     old = load(tmp_path / "run")
     assert old.network_config == network
@@ -261,7 +262,7 @@ def test_a_linear_path_adds_a_linear_function_that_starts_at_zero(architecture, 
     size = dataclasses.replace(NETWORK, architecture=architecture, window_frames=2)
     torch.manual_seed(0)
     with_path = make_network(size, 5, 3, 4, per_frame=per_frame, levels=True)
-    assert isinstance(with_path, WithLinearPath)
+    assert isinstance(with_path, PreparedCondition)
     condition, x, level = torch.randn(6, 5), torch.randn(6, 6), torch.randn(6)
     bare = with_path.network
     expected = bare(bare.encode(condition), x, level)
@@ -270,8 +271,8 @@ def test_a_linear_path_adds_a_linear_function_that_starts_at_zero(architecture, 
     found = with_path(with_path.encode(condition), x, level) - expected
     assert found.shape == (6, 8 if per_frame else 4)
     assert torch.allclose(found, condition @ with_path.linear.weight.T, atol=1e-5)
-    bare = make_network(dataclasses.replace(size, linear_path=False), 5, 3, 4, per_frame=per_frame)
-    assert not isinstance(bare, WithLinearPath)
+    neither = dataclasses.replace(size, linear_path=False, whitening=None)
+    assert not isinstance(make_network(neither, 5, 3, 4, per_frame=per_frame), PreparedCondition)
 
 
 # --- training -----------------------------------------------------------------------------------------
