@@ -182,5 +182,13 @@ def take_weights(model: TrajectoryModel, trained: TrajectoryModel) -> None:
     try:
         model.load_state_dict(trained.state_dict())
     except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip()
-        raise InputError(f"model to go on from: its networks are others ({reason})") from error
+        ours, theirs = dataclasses.asdict(model.network_config), dataclasses.asdict(trained.network_config)
+        apart = [
+            f"{name.replace('_', ' ')} {theirs[name]}, here {value}"
+            for name, value in ours.items()
+            if theirs[name] != value
+        ]
+        reason = "; ".join(apart) or str(error).splitlines()[1].strip()[:200]
+        raise InputError(
+            f"model to go on from: its networks are others ({reason}); accepted are the same"
+        ) from error

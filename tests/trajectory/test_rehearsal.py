@@ -97,7 +97,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(toy, trained, t
     with pytest.raises(InputError, match="kind: gaussian; the model to go on from has fc"):
         train(toy, "gaussian", GaussianConfig(network=FC.network), SETTINGS, out, start_from=trained)
     wide = dataclasses.replace(FC, network=dataclasses.replace(FC.network, width=16))
-    with pytest.raises(InputError, match="its networks are others"):
+    with pytest.raises(InputError, match=r"networks are others \(width 8, here 16\)"):
         train(toy, "fc", wide, SETTINGS, out, start_from=trained)
     with pytest.raises(InputError, match="conditioning"):
         require_same_kind(trained, "fc", "joint")
