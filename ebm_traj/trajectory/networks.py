@@ -62,7 +62,7 @@ class ConditionalNetwork(nn.Module):
         """x (B, W * frame_size), level (B,), or None, to (B, outputs) or, per frame, (B, W * outputs)."""
         raise TypeError(f"{type(self).__name__} does not define forward")
 
-    _prepared: tuple[tuple[tuple[int, int], ...], Any] | None = None
+    _prepared: tuple[list[tuple[int, int]], Any] | None = None
     _all_weights: list[nn.Parameter] | None = None  # walking over modules takes longer than looking at them
 
     def prepared(self, make: Callable[[], T]) -> T:
@@ -72,7 +72,7 @@ class ConditionalNetwork(nn.Module):
             return make()
         if self._all_weights is None:
             self._all_weights = list(self.parameters())
-        state = tuple((weights.data_ptr(), weights._version) for weights in self._all_weights)
+        state = [(weights.data_ptr(), weights._version) for weights in self._all_weights]
         if self._prepared is None or self._prepared[0] != state:
             self._prepared = state, make()
         return cast(T, self._prepared[1])
@@ -239,7 +239,12 @@ class ResidualMLP(ConditionalNetwork):
         return cast(nn.Linear, self.condition[0])
 
     def encode_further(self, hidden: Tensor) -> Tensor:
-        return self.condition[1:](hidden)
+        if self.training or torch.is_grad_enabled():
+            return self.condition[1:](hidden)
+        for inner, inner_bias, outer, outer_bias in self.prepared(self._forms)[1]:
+            z = torch.addmm(inner_bias, nn.functional.silu(hidden), inner)
+            hidden = torch.addmm(hidden, nn.functional.silu(z), outer).add_(outer_bias)
+        return hidden
 
     def forward(self, encoded: Tensor, x: Tensor | None = None, level: Tensor | None = None) -> Tensor:
         hidden = start = add_inputs(encoded, self.x, x, self.level, level)
@@ -251,7 +256,7 @@ class ResidualMLP(ConditionalNetwork):
 
     def _without_graph(self, start: Tensor) -> Tensor:
         """The same in fewer and smaller products, see `ResidualForm`."""
-        trunk, width = self.prepared(self._trunk), start.shape[1]
+        trunk, width = self.prepared(self._forms)[0], start.shape[1]
         activated = nn.functional.silu(start)
         seen = torch.addmm(trunk.start_bias, activated, trunk.start)
         hidden = start
@@ -268,10 +273,16 @@ class ResidualMLP(ConditionalNetwork):
     def input_gradient(self, encoded: Tensor, level: Tensor | None = None) -> ResidualGradient:
         first = add_inputs(encoded, None, None, self.level, level)
         last = cast(nn.Linear, self.out[1])
-        trunk = self.prepared(self._trunk)
+        trunk = self.prepared(self._forms)[0]
         return ResidualGradient(trunk, x_weight(self.x), only_output(last), last.bias[0], first)
 
     @torch.no_grad()
+    def _forms(self) -> tuple[ResidualForm, list[tuple[Tensor, Tensor, Tensor, Tensor]]]:
+        """The blocks over x, and weights (in, out) and biases of those over the condition."""
+        encoder = cast(list[ResidualBlock], list(self.condition)[1:])
+        layers = [(block.inner, block.outer) for block in encoder]
+        return self._trunk(), [(a.weight.t(), a.bias, b.weight.t(), b.bias) for a, b in layers]
+
     def _trunk(self) -> ResidualForm:
         blocks = cast(list[ConditionedBlock], list(self.blocks))
         inner = [block.inner.weight.t().chunk(2) for block in blocks]  # of h, and of h_0
