@@ -135,9 +135,14 @@ class MixtureProposal(Proposal):
 
     Starts of a chain then fall into the modes in the right shares, which a local chain cannot mend later.
     With `box` one more component is uniform on [-1, 1]^n: exploration draws actions so.
+
+    Likelihood keeps a wide component of next to no weight for what the others cannot explain. One draw from
+    it ends a rollout: the next prediction is asked for where there were never data. Outside of training
+    components of less than `least_share` of the likeliest one's weight are not drawn; the density has them.
     """
 
     first_log_scales: Tensor
+    least_share: float = 0.0
 
     def __init__(
         self, network: nn.Module, read: Callable[[Condition], Any], components: int, box: bool = False
@@ -201,6 +206,9 @@ class MixtureProposal(Proposal):
     def _draw(
         self, logits: Tensor, means: Tensor, log_scales: Tensor, generator: torch.Generator | None
     ) -> Start:
+        if self.least_share and not self.training:
+            least = logits.amax(-1, keepdim=True) + math.log(self.least_share)
+            logits = logits.masked_fill(logits < least, -math.inf)
         # Gumbel's trick: the largest of logits - log(exponential noise) is drawn with the right shares
         race = torch.empty_like(logits).exponential_(generator=generator).log_()
         picked = (logits - race).argmax(-1, keepdim=True)  # (B, 1)
@@ -289,6 +297,12 @@ class ResidualEnergy(Energy):
         if CENTRE in condition:
             return component_energy(x, condition)
         return -self.proposal.log_prob(x, condition)
+
+
+def require_share(share: float) -> None:
+    """InputError unless a `least_share` is one."""
+    if not 0 <= share < 1:
+        raise InputError(f"least share: {share}; accepted are 0 to below 1")
 
 
 def repeat(condition: Condition, times: int) -> Condition:

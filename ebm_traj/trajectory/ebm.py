@@ -24,6 +24,7 @@ from ebm_traj.core.proposal import (
     NoiseProposal,
     Proposal,
     ResidualEnergy,
+    require_share,
 )
 from ebm_traj.core.ranking import RankingConfig, RankingNCE
 from ebm_traj.errors import InputError
@@ -69,6 +70,9 @@ class EBMConfig:
     """Where chains start: a learned mixture of Gaussians, one Gaussian, or the last frame plus noise."""
     components: int = 8
     """Gaussians in the mixture."""
+    least_share: float = 0.001
+    """Sampling leaves out components of less than this share of the likeliest one's weight: wide ones, there
+    for what training cannot explain, would throw a rollout off. 0 draws all."""
     residual: bool = True
     """The energy is learned on top of the proposal's, -log q; else it stands alone."""
     correction_width: int = 128
@@ -110,6 +114,7 @@ class EBMConfig:
         for name in ("components", "correction_width", "likelihood_batch"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name.replace('_', ' ')}: {getattr(self, name)}; accepted are 1 and more")
+        require_share(self.least_share)
         if not self.energy_weight > 0:
             raise InputError(f"energy weight: {self.energy_weight}; it must be above 0")
 
@@ -281,7 +286,9 @@ class TrajectoryEBM(TrajectoryModel):
         count = self.config.components
         outputs = MixtureProposal.outputs(size, count)
         network = make_network(self.network_config, condition_size, 0, outputs, per_frame=False)
-        return MixtureProposal(MixtureHead(network), join, count)
+        proposal = MixtureProposal(MixtureHead(network), join, count)
+        proposal.least_share = self.config.least_share
+        return proposal
 
     def _stay(self, condition: Condition) -> Tensor:
         """Coordinates of frames that repeat the last one; predicted actions are at the centre."""

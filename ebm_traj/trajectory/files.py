@@ -20,8 +20,9 @@ from ebm_traj.trajectory.model import CONFIG_FILE, FORMAT, FORMAT_VERSION, WEIGH
 from ebm_traj.trajectory.rbm import RBMModel
 
 OLDEST_VERSION = 2  # that can still be read
-# settings of networks that older models lack
+# settings that older models lack, and what stood for them: of networks, and of kinds of model
 ADDED_SETTINGS = {"linear_path": False, "whitening": None}
+ADDED_TO_KINDS = {"ebm": {"least_share": 0.0}, "mixture": {"least_share": 0.0}}
 
 MODELS: dict[str, type[TrajectoryModel]] = {
     model.kind: model
@@ -59,9 +60,10 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> TrajectoryMo
             f"{folder / CONFIG_FILE}: format version {saved['version']}; this package reads {OLDEST_VERSION} "
             f"to {FORMAT_VERSION}; train the model again, or use the package version it was made with"
         )
-    if "network" in saved.get("config", {}):  # what it was before there was a choice
-        for name, before in ADDED_SETTINGS.items():
-            saved["config"]["network"].setdefault(name, before)
+    config = saved.get("config", {})
+    if saved["version"] < FORMAT_VERSION:
+        config.get("network", {}).update(ADDED_SETTINGS | config.get("network", {}))
+        config.update(ADDED_TO_KINDS.get(saved["kind"], {}) | config)
     if saved["kind"] == EnergyEnsemble.kind:
         return EnergyEnsemble.read(folder, saved, lambda member: load(member, device)).eval()
     cls = model_class(saved["kind"])

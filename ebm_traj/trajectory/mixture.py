@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ebm_traj.core.likelihood import Likelihood
 from ebm_traj.core.objectives import Objective
-from ebm_traj.core.proposal import MixtureProposal
+from ebm_traj.core.proposal import MixtureProposal, require_share
 from ebm_traj.errors import InputError
 from ebm_traj.trajectory.fc import FramePredictor, require_rows
 from ebm_traj.trajectory.model import NetworkConfig, TrajectoryModel, join
@@ -21,12 +21,16 @@ class MixtureConfig:
     """Window and network size."""
     components: int = 8
     """K, Gaussians in the mixture."""
+    least_share: float = 0.001
+    """Sampling leaves out components of less than this share of the likeliest one's weight: wide ones, there
+    for what training cannot explain, would throw a rollout off. 0 draws all."""
     batch_size: int = 256
     """Rows in a step."""
 
     def __post_init__(self) -> None:
         if self.components < 1:
             raise InputError(f"components: {self.components}; accepted are 1 and more")
+        require_share(self.least_share)
         require_rows(self.batch_size)
 
 
@@ -59,6 +63,7 @@ class MixtureModel(TrajectoryModel):
         super().__init__(config, *args, **kwargs)
         head = MixtureHead(self.condition_size, self.frame_size, config.components, self.network_config)
         self.proposal = MixtureProposal(head, join, config.components)
+        self.proposal.least_share = config.least_share
 
     def objective(self) -> Objective:
         return Likelihood(self.proposal, self.config.batch_size)

@@ -14,6 +14,7 @@ from ebm_traj.core.proposal import (
     MixtureProposal,
     NoiseProposal,
     Proposal,
+    require_share,
 )
 from ebm_traj.errors import InputError
 
@@ -201,3 +202,41 @@ def test_a_fitted_mixture_finds_a_narrow_and_a_wide_mode(narrow=0.05):
     by_chance = float(distributions.Normal(0.0, 1.0).cdf(torch.tensor(3 * narrow))) * 2 - 1
     assert inside == pytest.approx(0.75 + 0.25 * by_chance, abs=0.05)
     assert float(drawn.std()) == pytest.approx(0.5, rel=0.15)
+
+
+# --- components that are next to never meant ----------------------------------------------------------
+
+
+def modes_of(shares: list[float]) -> MixtureProposal:
+    """Components of one number at 0, 10, 20, ... with these shares and a scale of one tenth."""
+    count = len(shares)
+    logits = torch.tensor(shares).log()
+    means = 10.0 * torch.arange(count)
+    # far below the bounds, so that all scales are the smallest there is
+    numbers = torch.cat([logits, means, torch.full((count,), -20.0)])
+    return MixtureProposal(Constant(numbers), lambda c: c["context"], count)
+
+
+def test_outside_of_training_rare_components_are_not_drawn_and_the_rest_keep_their_shares():
+    proposal = modes_of([0.6, 0.3999, 0.0001])
+    condition = {"context": torch.zeros(200_000, 1)}
+
+    def shares() -> list[float]:
+        x = proposal.sample(condition, torch.Generator().manual_seed(0)).round(decimals=-1)
+        return [float((x == 10 * k).float().mean()) for k in range(3)]
+
+    proposal.least_share = 0.001
+    proposal.train()
+    assert shares()[2] > 0
+    proposal.eval()
+    assert shares() == [pytest.approx(0.6, abs=0.005), pytest.approx(0.4, abs=0.005), 0.0]
+    everywhere = proposal.log_prob(torch.tensor([[20.0]]), {"context": torch.zeros(1, 1)})
+    assert float(everywhere.detach()) > -8  # the density keeps it
+    proposal.least_share = 0.0
+    assert shares()[2] > 0
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+def test_a_share_that_is_none_is_refused(share):
+    with pytest.raises(InputError, match=r"least share: .*accepted are 0 to below 1"):
+        require_share(share)

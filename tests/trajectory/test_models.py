@@ -241,7 +241,7 @@ def test_broken_folders_are_named(models, tmp_path):
 
 
 def test_models_of_the_format_before_still_load(toy, tmp_path):
-    """Version 2 had no linear path and no whitening, and its settings say nothing of them."""
+    """Version 2 had no linear path and no whitening, and drew all components: its settings are silent."""
     network = dataclasses.replace(NETWORK, coordinates="change", linear_path=False, whitening=None)
     config = dataclasses.replace(EBM, network=network)
     model = train(toy, "ebm", config, settings(iterations=3, inverse_iterations=0), tmp_path / "run")
@@ -250,9 +250,11 @@ def test_models_of_the_format_before_still_load(toy, tmp_path):
     assert saved["version"] == 4
     for name in ("linear_path", "whitening"):
         del saved["config"]["network"][name]
+    del saved["config"]["least_share"]
     path.write_text(json.dumps(saved | {"version": 2}))
     old = load(tmp_path / "run")
     assert old.network_config == network
+    assert old.config.least_share == 0 and model.config.least_share > 0
     assert all(torch.equal(a, b) for a, b in zip(old.parameters(), model.parameters(), strict=True))
 
 
