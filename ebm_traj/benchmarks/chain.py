@@ -172,7 +172,7 @@ def product_builders(products: Sequence[Product], device: torch.device | str) ->
 
 def make_energy(size: int, width: int, depth: int) -> WindowEnergy:
     """The literature's network, `depth` hidden layers of SiLU, as the package has it: with a condition."""
-    network = NetworkConfig(context_frames=1, width=width, depth=depth, architecture="mlp")
+    network = NetworkConfig(context_frames=1, width=width, depth=depth, architecture="mlp", whitening=None)
     return WindowEnergy(1, size, network, confinement=0.0, levels=False)
 
 

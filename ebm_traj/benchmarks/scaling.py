@@ -219,7 +219,9 @@ def _work(settings: ScalingSettings, batches: dict[str, int]) -> None:
 def _trainer(settings: ScalingSettings, batch: int, fabric: Any) -> Trainer:
     rank, world = fabric.global_rank, fabric.world_size
     torch.manual_seed(0)
-    network = NetworkConfig(context_frames=1, width=settings.width, depth=settings.depth, architecture="mlp")
+    network = NetworkConfig(
+        context_frames=1, width=settings.width, depth=settings.depth, architecture="mlp", whitening=None
+    )
     energy = WindowEnergy(CONTEXT, CONTEXT, network, 1.0, levels=False)
     proposal = NoiseProposal(lambda condition: torch.zeros_like(condition["context"]), 1.0)
     config = ContrastiveConfig(

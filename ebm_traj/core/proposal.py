@@ -1,5 +1,6 @@
 """Where chains start: a fixed noise, noise around a known point, a learned Gaussian or a mixture of them."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ COMPONENT_LOG_SCALE_RANGE = (math.log(0.01), math.log(10.0))
 FIRST_LOG_SCALES = (math.log(0.1), 0.0)
 FARTHEST = 1e6  # standard deviations; beyond, squares overflow and a density is 0 for any purpose
 UNIFORM_STD = 1 / math.sqrt(3)  # of the uniform distribution on [-1, 1]
+WIDEST_CLIPPED = 0.75  # standard deviation in [-1, 1] that a draw may be widened to keep
 BOX_ROUNDING = 1e-5  # actions at a bound, scaled in float32, may lie this far outside
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
@@ -38,6 +40,11 @@ class Start(NamedTuple):
 
 class Proposal(nn.Module):
     """A distribution q(x | condition) from which Langevin chains start."""
+
+    @property
+    def clipped(self) -> bool:
+        """Whether x is to be clipped to [-1, 1] where a chain from here ends, see `MixtureProposal`."""
+        return False
 
     def sample(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
         """One start (B, n) for each row of the condition, detached."""
@@ -139,10 +146,19 @@ class MixtureProposal(Proposal):
     Likelihood keeps a wide component of next to no weight for what the others cannot explain. One draw from
     it ends a rollout: the next prediction is asked for where there were never data. Outside of training
     components of less than `least_share` of the likeliest one's weight are not drawn; the density has them.
+
+    With `clip` what lies in a box, such as actions, is to be clipped to it: a Gaussian that stands for
+    uniform exploration reaches beyond. Outside of training its scale is then the one that clipping makes the
+    learned one of, so that exploration is as wide as in the data.
     """
 
     first_log_scales: Tensor
     least_share: float = 0.0
+    clip: bool = False
+
+    @property
+    def clipped(self) -> bool:
+        return self.clip and not self.training
 
     def __init__(
         self, network: nn.Module, read: Callable[[Condition], Any], components: int, box: bool = False
@@ -218,6 +234,8 @@ class MixtureProposal(Proposal):
         centre = means.gather(1, wide).squeeze(1)
         # bounded after the choice: the other components' scales are not asked for
         scale = self._bounded(log_scales.gather(1, wide).squeeze(1), self.first_log_scales[index[:, 0]]).exp()
+        if self.clipped:
+            scale = before_clipping(scale)
         x = centre + scale * torch.empty_like(centre).normal_(generator=generator)
         if self.box:
             inside = torch.empty_like(centre).uniform_(-1, 1, generator=generator)
@@ -297,6 +315,30 @@ class ResidualEnergy(Energy):
         if CENTRE in condition:
             return component_energy(x, condition)
         return -self.proposal.log_prob(x, condition)
+
+
+def before_clipping(scale: Tensor) -> Tensor:
+    """Scales (...) of Gaussians about 0 that, clipped to [-1, 1], have the standard deviations `scale` (...).
+
+    Those above `WIDEST_CLIPPED` stay as they are: no exploration of a box is as wide.
+    """
+    wide, left = _clipped_scales(scale.dtype, scale.device)
+    place = torch.searchsorted(left, scale.clamp_max(WIDEST_CLIPPED).contiguous()).clamp(1, len(left) - 1)
+    below, above = left[place - 1], left[place]
+    found = torch.lerp(wide[place - 1], wide[place], (scale - below) / (above - below))
+    return torch.where((scale < left[0]) | (scale > WIDEST_CLIPPED), scale, found)
+
+
+@functools.cache
+@torch.inference_mode(False)
+def _clipped_scales(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Scales (T,) of Gaussians about 0, and what is left of each by clipping to [-1, 1]."""
+    scales = torch.linspace(0.2, 2.0, 256, dtype=torch.float64)
+    edge, normal = 1 / scales, torch.distributions.Normal(*torch.tensor([0.0, 1.0], dtype=torch.float64))
+    outside = 2 * (1 - normal.cdf(edge))
+    inside = 1 - outside - 2 * edge * normal.log_prob(edge).exp()  # of the variance of a unit normal
+    left = (scales.square() * inside + outside).sqrt()
+    return scales.to(device, dtype), left.to(device, dtype)
 
 
 def require_share(share: float) -> None:

@@ -75,6 +75,9 @@ class EBMConfig:
     for what training cannot explain, would throw a rollout off. 0 draws all."""
     residual: bool = True
     """The energy is learned on top of the proposal's, -log q; else it stands alone."""
+    clip_actions: bool = True
+    """Joint models: actions are clipped to their box before the states that follow are drawn, exploration as
+    wide as it was."""
     correction_width: int = 128
     """Units of a hidden layer of such an energy's network, which has less to learn and is walked often."""
     likelihood_batch: int = 256
@@ -257,6 +260,7 @@ class TrajectoryEBM(TrajectoryModel):
             return proposal, self._correction(proposal, known, self.frame_size)
         parts = FrameParts(frames, sizes, self.action_size)
         actions = self._mixture(known, frames * self.action_size)
+        actions.clip = config.clip_actions
         known_then = known + frames * self.action_size
         states = self._mixture(known_then, frames * sizes)
         staged = StagedEnergy(
@@ -398,6 +402,8 @@ class TrajectoryEBM(TrajectoryModel):
         assert isinstance(self.proposal, JointProposal)
         energy, proposal = self.window_energy, self.proposal
         actions = walk(energy.actions, proposal.actions, condition, sampler, generator)
+        if proposal.actions.clipped:
+            actions.x.clamp_(-1, 1)
         known = {**condition, ACTIONS: actions.x}
         states = walk(energy.states, proposal.states, known, sampler, generator)
         self._count([actions, states])

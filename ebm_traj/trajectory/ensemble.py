@@ -69,6 +69,10 @@ class DealtProposal(Proposal):
         super().__init__()
         self.parts = nn.ModuleList(parts)
 
+    @property
+    def clipped(self) -> bool:
+        return all(cast(Proposal, part).clipped for part in self.parts)
+
     def sample(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
         return self.start(condition, generator).x
 
@@ -326,6 +330,10 @@ class GuidedProposal(Proposal):
         self.proposal = proposal
         self._energy = [energy]  # in a list: it is registered once, by the guided model
         self.candidates = candidates
+
+    @property
+    def clipped(self) -> bool:
+        return self.proposal.clipped
 
     def sample(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
         return self.start(condition, generator).x

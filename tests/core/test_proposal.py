@@ -14,6 +14,7 @@ from ebm_traj.core.proposal import (
     MixtureProposal,
     NoiseProposal,
     Proposal,
+    before_clipping,
     require_share,
 )
 from ebm_traj.errors import InputError
@@ -240,3 +241,33 @@ def test_outside_of_training_rare_components_are_not_drawn_and_the_rest_keep_the
 def test_a_share_that_is_none_is_refused(share):
     with pytest.raises(InputError, match=r"least share: .*accepted are 0 to below 1"):
         require_share(share)
+
+
+# --- what lies in a box -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("std", [0.1, 0.3, 0.5, 1 / math.sqrt(3), 0.7])
+def test_clipped_draws_have_the_standard_deviation_asked_for(std):
+    wide = before_clipping(torch.full((400_000,), std))
+    clipped = (wide * torch.randn(400_000, generator=torch.Generator().manual_seed(0))).clamp(-1, 1)
+    assert float(clipped.std()) == pytest.approx(std, rel=0.01)
+
+
+def test_scales_that_clipping_leaves_alone_or_that_no_box_holds_stay():
+    scales = torch.tensor([[0.01, 0.15], [0.76, 9.0]])
+    assert torch.allclose(before_clipping(scales), scales, rtol=1e-4)
+
+
+def test_a_mixture_widens_its_draws_outside_of_training_only():
+    count, uniform = 400_000, 1 / math.sqrt(3)
+    proposal = mixture_of([1.0], [[0.0]], [[uniform]])
+    learned = float(proposal.mixture(rows(1)).log_scales.detach().exp())  # within soft bounds
+    proposal.clip = True
+    proposal.train()
+    assert not proposal.clipped
+    plain = proposal.sample(rows(count), torch.Generator().manual_seed(0))
+    assert float(plain.std()) == pytest.approx(learned, rel=0.01)
+    proposal.eval()
+    start = proposal.start(rows(count), torch.Generator().manual_seed(0))
+    assert float(start.x.clamp(-1, 1).std()) == pytest.approx(learned, rel=0.01)
+    assert float(start.component["component_scale"][0, 0]) > 1.05 * learned

@@ -53,6 +53,20 @@ def test_actions_have_the_recorded_distribution_and_states_follow_from_them(mode
     assert float(error.std()) == pytest.approx(0.05, rel=0.5)  # 0.126 if it did not know the action
 
 
+def test_states_follow_from_clipped_actions_and_exploration_stays_as_wide(model):
+    told = model.condition(CONTEXT.expand(20_000, -1, -1), None, BEFORE.expand(20_000, -1, -1))
+    drawn = {}
+    for clip in (True, False):
+        model.proposal.actions.clip = clip
+        x = model._sample_window(told, torch.Generator().manual_seed(0))
+        drawn[clip] = model.window_energy.parts.split(x, {})[0]
+    model.proposal.actions.clip = True
+    assert float(drawn[True].abs().max()) <= 1 < float(drawn[False].abs().max())
+    narrow = drawn[False].clamp(-1, 1).std()
+    uniform = 3**-0.5  # as recorded
+    assert abs(float(drawn[True].std()) - uniform) < abs(float(narrow) - uniform)
+
+
 def test_the_states_alone_are_the_same_sample(model):
     generator = torch.Generator().manual_seed(3)
     alone = model.sample(CONTEXT, 4, 5, past_actions=BEFORE, generator=generator)

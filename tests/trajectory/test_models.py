@@ -250,11 +250,13 @@ def test_models_of_the_format_before_still_load(toy, tmp_path):
     assert saved["version"] == 4
     for name in ("linear_path", "whitening"):
         del saved["config"]["network"][name]
-    del saved["config"]["least_share"]
+    for name in ("least_share", "clip_actions"):
+        del saved["config"][name]
     path.write_text(json.dumps(saved | {"version": 2}))
     old = load(tmp_path / "run")
     assert old.network_config == network
     assert old.config.least_share == 0 and model.config.least_share > 0
+    assert not old.config.clip_actions and model.config.clip_actions
     assert all(torch.equal(a, b) for a, b in zip(old.parameters(), model.parameters(), strict=True))
 
 
