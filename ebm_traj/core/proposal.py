@@ -153,15 +153,16 @@ class MixtureProposal(Proposal):
     """
 
     first_log_scales: Tensor
-    least_share: float = 0.0
-    clip: bool = False
-
-    @property
-    def clipped(self) -> bool:
-        return self.clip and not self.training
 
     def __init__(
-        self, network: nn.Module, read: Callable[[Condition], Any], components: int, box: bool = False
+        self,
+        network: nn.Module,
+        read: Callable[[Condition], Any],
+        components: int,
+        box: bool = False,
+        *,
+        least_share: float = 0.0,
+        clip: bool = False,
     ) -> None:
         """`network` maps `read(condition)` (B, f) to (B, `outputs(n, components, box)`).
 
@@ -174,8 +175,14 @@ class MixtureProposal(Proposal):
         self.read = read
         self.components = components
         self.box = box
+        self.least_share = least_share
+        self.clip = clip
         first = torch.linspace(*FIRST_LOG_SCALES, components) if components > 1 else torch.zeros(1)
         self.register_buffer("first_log_scales", first[:, None], persistent=False)
+
+    @property
+    def clipped(self) -> bool:
+        return self.clip and not self.training
 
     @staticmethod
     def outputs(size: int, components: int, box: bool = False) -> int:

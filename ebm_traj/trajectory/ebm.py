@@ -259,8 +259,7 @@ class TrajectoryEBM(TrajectoryModel):
             proposal = self._make_proposal(config, net, None)
             return proposal, self._correction(proposal, known, self.frame_size)
         parts = FrameParts(frames, sizes, self.action_size)
-        actions = self._mixture(known, frames * self.action_size)
-        actions.clip = config.clip_actions
+        actions = self._mixture(known, frames * self.action_size, clip=config.clip_actions)
         known_then = known + frames * self.action_size
         states = self._mixture(known_then, frames * sizes)
         staged = StagedEnergy(
@@ -286,13 +285,11 @@ class TrajectoryEBM(TrajectoryModel):
             return GaussianProposal(head, join)
         return self._mixture(self.condition_size, self.target_size)
 
-    def _mixture(self, condition_size: int, size: int) -> MixtureProposal:
-        count = self.config.components
+    def _mixture(self, condition_size: int, size: int, clip: bool = False) -> MixtureProposal:
+        count, least_share = self.config.components, self.config.least_share
         outputs = MixtureProposal.outputs(size, count)
         network = make_network(self.network_config, condition_size, 0, outputs, per_frame=False)
-        proposal = MixtureProposal(MixtureHead(network), join, count)
-        proposal.least_share = self.config.least_share
-        return proposal
+        return MixtureProposal(MixtureHead(network), join, count, least_share=least_share, clip=clip)
 
     def _stay(self, condition: Condition) -> Tensor:
         """Coordinates of frames that repeat the last one; predicted actions are at the centre."""

@@ -62,8 +62,7 @@ class MixtureModel(TrajectoryModel):
     def __init__(self, config: MixtureConfig, *args, **kwargs) -> None:
         super().__init__(config, *args, **kwargs)
         head = MixtureHead(self.condition_size, self.frame_size, config.components, self.network_config)
-        self.proposal = MixtureProposal(head, join, config.components)
-        self.proposal.least_share = config.least_share
+        self.proposal = MixtureProposal(head, join, config.components, least_share=config.least_share)
 
     def objective(self) -> Objective:
         return Likelihood(self.proposal, self.config.batch_size)

@@ -242,6 +242,13 @@ class TrajectoryModel(nn.Module):
             condition["actions"] = self.scale_actions(actions).flatten(1)
         return condition
 
+    def told_actions(self, actions: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Of the actions (B, C + W - 1 or more, A) of a recorded window, those (B, W, A) to its future frames
+        and those (B, K, A) before them that the model sees; None where it is told none."""
+        past, width, seen = self.context_frames, self.window_frames, self.action_history
+        taken = None if self.conditioning == "states" else actions[:, past - 1 : past - 1 + width]
+        return taken, actions[:, past - 1 - seen : past - 1] if seen else None
+
     def scale_actions(self, actions: Tensor) -> Tensor:
         """Raw actions (..., A) to [-1, 1]."""
         return (actions - self.action_centre) / self.action_half

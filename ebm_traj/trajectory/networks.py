@@ -71,11 +71,15 @@ class ConditionalNetwork(nn.Module):
         if self.training or capturing:  # a graph is to read the weights themselves, at each replay
             return make()
         if self._all_weights is None:
-            self._all_weights = list(self.parameters())
+            self._all_weights = self.weights_prepared()
         state = [(weights.data_ptr(), weights._version) for weights in self._all_weights]
         if self._prepared is None or self._prepared[0] != state:
             self._prepared = state, make()
         return cast(T, self._prepared[1])
+
+    def weights_prepared(self) -> list[nn.Parameter]:
+        """The weights that what is `prepared` here derives from."""
+        return list(self.parameters())
 
     def input_gradient(self, encoded: Tensor, level: Tensor | None = None) -> InputGradient:
         """Value (B,) and gradient of the one output as a function of x alone, written out; no graph."""
@@ -154,6 +158,10 @@ class PreparedCondition(ConditionalNetwork):
         encoded = self.network.encode_further(hidden[:, :width])
         return encoded if self.linear is None else torch.cat([encoded, hidden[:, width:]], dim=-1)
 
+    def weights_prepared(self) -> list[nn.Parameter]:
+        # of the rest the network inside looks after itself
+        return [*self.first.parameters(), *([] if self.linear is None else self.linear.parameters())]
+
     @torch.no_grad()
     def _folded(self) -> tuple[Tensor, Tensor]:
         """Weights (F, width + outputs) and bias of that function."""
@@ -173,9 +181,10 @@ class PreparedCondition(ConditionalNetwork):
         return self.network(encoded[..., : -self.outputs], x, level) + encoded[..., -self.outputs :]
 
     def input_gradient(self, encoded: Tensor, level: Tensor | None = None) -> InputGradient:
-        # what stands beside does not change with x
         if self.linear is not None:
-            raise TypeError("a network with a linear path has its value beside; energies have none")
+            raise TypeError(
+                "a network with a linear path has no gradient written out; energies have no such path"
+            )
         return self.network.input_gradient(encoded, level)
 
 

@@ -219,9 +219,10 @@ def _fit_whitening(model: TrajectoryModel, windows: Windows, seed: int, fabric: 
 
     @torch.no_grad()
     def rows() -> Tensor:
-        drawn = windows.draw(WHITENING_ROWS, 0, seeded_generator(fabric.device, "whitening", seed))
-        context, _, taken, before = _parts(model, *drawn)
-        told = [model.condition(context, taken, before)["context"]]
+        generator = seeded_generator(fabric.device, "whitening", seed)
+        frames, actions = windows.draw(WHITENING_ROWS, 0, generator)
+        taken, before = model.told_actions(actions)
+        told = [model.condition(frames[:, : model.context_frames], taken, before)["context"]]
         # told to the networks, or to those of the later stage
         return torch.cat(told if taken is None else [*told, model.scale_actions(taken).flatten(1)], 1).cpu()
 
@@ -230,22 +231,14 @@ def _fit_whitening(model: TrajectoryModel, windows: Windows, seed: int, fabric: 
         network.fit_whitening(found, floor)
 
 
-def _parts(
-    model: TrajectoryModel, frames: Tensor, actions: Tensor
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Of a drawn window: context, frames that follow, the actions to them and those before that are seen."""
-    past = model.context_frames
-    taken = None if model.conditioning == "states" else actions[:, past - 1 : past - 1 + model.window_frames]
-    before = actions[:, past - 1 - model.action_history : past - 1] if model.action_history else None
-    return frames[:, :past], frames[:, past:], taken, before
-
-
 def _batches(model: TrajectoryModel, windows: Windows, rows: int):
-    noise = model.network_config.context_noise
+    past, noise = model.context_frames, model.network_config.context_noise
 
     @torch.no_grad()
     def batch(iteration: int, generator: torch.Generator) -> Batch:
-        context, future, taken, before = _parts(model, *windows.draw(rows, iteration, generator))
+        frames, actions = windows.draw(rows, iteration, generator)
+        context, future = frames[:, :past], frames[:, past:]
+        taken, before = model.told_actions(actions)
         condition = model.condition(context, taken, before)
         condition["context"] += noise * torch.empty_like(condition["context"]).normal_(generator=generator)
         return Batch(model.encode(context, future, taken), condition)

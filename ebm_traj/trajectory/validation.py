@@ -215,13 +215,8 @@ def _draw(
 
 def _energy(model: TrajectoryModel, states: np.ndarray, actions: np.ndarray) -> Tensor:
     """Energies (n,) of recorded windows."""
-    past, history = model.context_frames, model.action_history
-    taken = torch.from_numpy(actions).to(model.device)
-    future = taken[:, past - 1 : past - 1 + model.window_frames]
     return model.energy(
-        torch.from_numpy(states),
-        None if model.conditioning == "states" else future,
-        taken[:, past - 1 - history : past - 1] if history else None,
+        torch.from_numpy(states), *model.told_actions(torch.from_numpy(actions).to(model.device))
     )
 
 
