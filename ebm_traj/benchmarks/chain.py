@@ -35,8 +35,8 @@ from ebm_traj.benchmarks.paired import (
 )
 from ebm_traj.core.langevin import LangevinConfig, langevin
 from ebm_traj.errors import InputError
-from ebm_traj.trajectory.ebm import WindowEnergy
 from ebm_traj.trajectory.model import NetworkConfig
+from ebm_traj.trajectory.window_energy import WindowEnergy
 
 Chain = Callable[[Tensor, bool], Tensor]
 """Walks from a start (B, n), with noise or without, to the end (B, n)."""

@@ -29,8 +29,8 @@ from ebm_traj.core.objectives import Batch
 from ebm_traj.core.proposal import NoiseProposal
 from ebm_traj.core.trainer import Trainer, TrainerConfig
 from ebm_traj.errors import InputError, RunError
-from ebm_traj.trajectory.ebm import WindowEnergy
 from ebm_traj.trajectory.model import NetworkConfig
+from ebm_traj.trajectory.window_energy import WindowEnergy
 
 REPLAYED = 0.7
 CONTEXT = 31  # numbers that the energy is conditioned on

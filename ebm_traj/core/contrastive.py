@@ -13,7 +13,7 @@ from ebm_traj.core.energy import Condition, Energy, energy_and_gradient
 from ebm_traj.core.jumps import jump, require_density
 from ebm_traj.core.langevin import Chain, LangevinConfig, noise_like
 from ebm_traj.core.objectives import Batch, Objective
-from ebm_traj.core.proposal import GaussianProposal, Mixture, MixtureProposal, Proposal
+from ebm_traj.core.proposal import GaussianProposal, MixtureProposal, Proposal
 from ebm_traj.core.replay import ReplayBuffer
 from ebm_traj.errors import InputError
 
@@ -371,14 +371,8 @@ def _whiten(x: Tensor, proposal: Proposal, condition: Condition, scale: Tensor |
 
 def _centre_of(proposal: Proposal) -> Callable[[Condition], Tensor]:
     """The mean of q(. | condition) as a function of the condition; InputError if it is not known."""
-    if isinstance(proposal, GaussianProposal):
+    if isinstance(proposal, GaussianProposal | MixtureProposal):
         return lambda condition: proposal.mean_and_scale(condition)[0]
-    if isinstance(proposal, MixtureProposal):
-        return lambda condition: _mixture_mean(proposal.mixture(condition))
     if hasattr(proposal, "centre"):
         return cast(Callable[[Condition], Tensor], proposal.centre)
     raise InputError(f"entropy: {type(proposal).__name__} has no centre to whiten samples by; set it to 0")
-
-
-def _mixture_mean(mixture: Mixture) -> Tensor:
-    return (mixture.log_weights.exp()[..., None] * mixture.means).sum(1)

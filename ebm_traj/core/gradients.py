@@ -5,6 +5,7 @@ first step. Checked against autograd in float64 (tests/core/test_gradients.py).
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Protocol, runtime_checkable
 
@@ -270,17 +271,25 @@ def silu_and_slope(h: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class BoundWithQuadratic:
-    """A bound energy plus 1/2 sum_i precision_i (x_i - centre_i)^2."""
+    """A bound energy plus 1/2 sum_i precision_i (x_i - centre_i)^2, and perhaps walls."""
 
-    def __init__(self, energy: BoundEnergy, centre: Tensor, precision: Tensor) -> None:
-        """`centre` and `precision` (B, n)."""
+    def __init__(
+        self, energy: BoundEnergy, centre: Tensor, precision: Tensor, walled: Tensor | None = None
+    ) -> None:
+        """`centre` and `precision` (B, n); where `walled` (B, n) the energy is infinite beyond [-1, 1]."""
         self.energy = energy
         self.centre = centre
         self.precision = precision
+        self.walled = walled
         self._away, self._pull = torch.empty_like(centre), torch.empty_like(centre)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.energy(x) + 0.5 * (self.precision * (x - self.centre).square()).sum(-1)
+        value = self.energy(x) + 0.5 * (self.precision * (x - self.centre).square()).sum(-1)
+        return value if self.walled is None else value.masked_fill(self._beyond(x), math.inf)
+
+    def _beyond(self, x: Tensor) -> Tensor:
+        assert self.walled is not None
+        return ((x.detach().abs() > 1) & self.walled).any(1)
 
     def value_and_gradient(self, x: Tensor, need_value: bool = True) -> tuple[Tensor, Tensor]:
         value, gradient = self.energy.value_and_gradient(x, need_value)
@@ -288,12 +297,14 @@ class BoundWithQuadratic:
         pull = torch.mul(away, self.precision, out=self._pull)
         if need_value:
             value = value.add_(away.mul_(pull).sum(1), alpha=0.5)
+            if self.walled is not None:
+                value.masked_fill_(self._beyond(x), math.inf)
         return value, gradient.add_(pull)
 
     def mlp_form(self) -> MLPForm | None:
-        """The whole as one form, if the energy has one without a quadratic of its own."""
+        """The whole as one form, if the energy has one without a quadratic of its own and no walls."""
         form = mlp_form(self.energy)
-        if form is None or form.precision is not None:
+        if form is None or form.precision is not None or self.walled is not None:
             return None
         return dataclasses.replace(form, centre=self.centre, precision=self.precision)
 

@@ -19,6 +19,7 @@ COMPONENT_LOG_SCALE_RANGE = (math.log(0.01), math.log(10.0))
 FIRST_LOG_SCALES = (math.log(0.1), 0.0)
 FARTHEST = 1e6  # standard deviations; beyond, squares overflow and a density is 0 for any purpose
 UNIFORM_STD = 1 / math.sqrt(3)  # of the uniform distribution on [-1, 1]
+BOX_REACH = 5.0  # a box of n dimensions is walked in this share / n of it: walls turn back two steps in three
 WIDEST_CLIPPED = 0.75  # standard deviation in [-1, 1] that a draw may be widened to keep
 BOX_ROUNDING = 1e-5  # actions at a bound, scaled in float32, may lie this far outside
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
@@ -34,8 +35,8 @@ class Start(NamedTuple):
     x: Tensor
     """(B, n), detached."""
     component: dict[str, Tensor]
-    """What to add to the condition of the chain: `CENTRE`, `SCALE` and, of a mixture with a box, `BOXED`; or
-    nothing."""
+    """What to add to the condition of the chain: `CENTRE`, `SCALE` and, of a mixture with blocks, `BOXED`;
+    or nothing."""
 
 
 class Proposal(nn.Module):
@@ -127,21 +128,30 @@ class GaussianProposal(Proposal):
 
 
 class Mixture(NamedTuple):
-    """A mixture of K diagonal Gaussians, and perhaps a box, for each of B rows."""
+    """A mixture of K diagonal Gaussians for each of B rows; blocks of numbers may be uniform instead."""
 
     log_weights: Tensor
-    """(B, K) or, with a box, (B, K + 1); normalised."""
+    """(B, K), normalised."""
     means: Tensor
     """(B, K, n)"""
     log_scales: Tensor
     """(B, K, n)"""
+    uniform: Tensor | None = None
+    """(B, K, blocks), logits of the chance that a component draws a block from its box; None for no box."""
+
+    def of(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Mean, log scale (B, n) and `uniform` (B, blocks) of one component of each row, `index` (B,)."""
+        rows = torch.arange(len(index), device=index.device)
+        uniform = None if self.uniform is None else self.uniform[rows, index]
+        return self.means[rows, index], self.log_scales[rows, index], uniform
 
 
 class MixtureProposal(Proposal):
     """A learned mixture of K diagonal Gaussians, fitted by maximum likelihood (Bishop 1994).
 
     Starts of a chain then fall into the modes in the right shares, which a local chain cannot mend later.
-    With `box` one more component is uniform on [-1, 1]^n: exploration draws actions so.
+    With `blocks` x is so many blocks of numbers, such as the actions of a window's frames, and each component
+    draws each block, by a chance of its own, uniformly from [-1, 1] instead: exploration does so.
 
     Likelihood keeps a wide component of next to no weight for what the others cannot explain. One draw from
     it ends a rollout: the next prediction is asked for where there were never data. Outside of training
@@ -159,14 +169,14 @@ class MixtureProposal(Proposal):
         network: nn.Module,
         read: Callable[[Condition], Any],
         components: int,
-        box: bool = False,
+        blocks: int = 0,
         *,
         least_share: float = 0.0,
         clip: bool = False,
     ) -> None:
-        """`network` maps `read(condition)` (B, f) to (B, `outputs(n, components, box)`).
+        """`network` maps `read(condition)` (B, f) to (B, `outputs(n, components, blocks)`).
 
-        In this order: logits of the weights (the box's last), K n means, K n logarithms of scales.
+        In this order: logits of the weights, K n means, K n logarithms of scales, K logits for each block.
         """
         super().__init__()
         if components < 1:
@@ -174,7 +184,7 @@ class MixtureProposal(Proposal):
         self.network = network
         self.read = read
         self.components = components
-        self.box = box
+        self.blocks = blocks
         self.least_share = least_share
         self.clip = clip
         first = torch.linspace(*FIRST_LOG_SCALES, components) if components > 1 else torch.zeros(1)
@@ -185,21 +195,25 @@ class MixtureProposal(Proposal):
         return self.clip and not self.training
 
     @staticmethod
-    def outputs(size: int, components: int, box: bool = False) -> int:
+    def outputs(size: int, components: int, blocks: int = 0) -> int:
         """Numbers that the network gives for x of `size` numbers."""
-        return components * (1 + 2 * size) + int(box)
+        return components * (1 + 2 * size + blocks)
 
     def mixture(self, condition: Condition) -> Mixture:
         """The mixture of each row; scales are softly bounded, so that gradients never die at a bound."""
-        logits, means, log_scales = self._numbers(condition)
-        return Mixture(logits.log_softmax(-1), means, self._bounded(log_scales, self.first_log_scales))
+        logits, means, log_scales, uniform = self._numbers(self._values(condition))
+        log_scales = self._bounded(log_scales, self.first_log_scales)
+        return Mixture(logits.log_softmax(-1), means, log_scales, uniform)
 
-    def _numbers(self, condition: Condition) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits, means and logarithms of scales as the network gives them."""
-        values = self.network(self.read(condition))
-        kinds = self.components + int(self.box)
-        means, log_scales = values[:, kinds:].unflatten(1, (2, self.components, -1)).unbind(1)
-        return values[:, :kinds], means, log_scales
+    def _values(self, condition: Condition) -> Tensor:
+        return self.network(self.read(condition))
+
+    def _numbers(self, values: Tensor) -> Mixture:
+        """What the network gives: weights are not normalised here, nor scales bounded."""
+        count, last = self.components, self.components * self.blocks
+        uniform = values[:, -last:].unflatten(1, (count, -1)) if last else None
+        means, log_scales = values[:, count : values.shape[1] - last].unflatten(1, (2, count, -1)).unbind(1)
+        return Mixture(values[:, :count], means, log_scales, uniform)
 
     @staticmethod
     def _bounded(log_scales: Tensor, first: Tensor) -> Tensor:
@@ -216,41 +230,42 @@ class MixtureProposal(Proposal):
         the chain walks to. A chain that also keeps to its component (`ResidualEnergy`) is stationary from the
         start.
         """
-        return self._draw(*self._numbers(condition), generator)
+        return self._draw(self._numbers(self._values(condition)), generator)
 
     @torch.no_grad()
     def draws(self, condition: Condition, times: int, generator: torch.Generator | None = None) -> Tensor:
         # the network is asked once for each row
-        logits, means, scales = (
-            values.repeat_interleave(times, dim=0) for values in self._numbers(condition)
-        )
-        return self._draw(logits, means, scales, generator).x
+        values = self._values(condition).repeat_interleave(times, dim=0)
+        return self._draw(self._numbers(values), generator).x
 
-    def _draw(
-        self, logits: Tensor, means: Tensor, log_scales: Tensor, generator: torch.Generator | None
-    ) -> Start:
+    def _draw(self, numbers: Mixture, generator: torch.Generator | None) -> Start:
+        logits = numbers.log_weights
         if self.least_share and not self.training:
             least = logits.amax(-1, keepdim=True) + math.log(self.least_share)
             logits = logits.masked_fill(logits < least, -math.inf)
         # Gumbel's trick: the largest of logits - log(exponential noise) is drawn with the right shares
         race = torch.empty_like(logits).exponential_(generator=generator).log_()
-        picked = (logits - race).argmax(-1, keepdim=True)  # (B, 1)
-        boxed = picked == self.components  # never without a box
-        index = picked.clamp_max(self.components - 1)
-        wide = index[..., None].expand(-1, -1, means.shape[-1])
-        centre = means.gather(1, wide).squeeze(1)
+        index = (logits - race).argmax(-1)  # (B,)
         # bounded after the choice: the other components' scales are not asked for
-        scale = self._bounded(log_scales.gather(1, wide).squeeze(1), self.first_log_scales[index[:, 0]]).exp()
+        centre, log_scale, uniform = numbers.of(index)
+        scale = self._bounded(log_scale, self.first_log_scales[index]).exp()
         if self.clipped:
             scale = before_clipping(scale)
         x = centre + scale * torch.empty_like(centre).normal_(generator=generator)
-        if self.box:
-            inside = torch.empty_like(centre).uniform_(-1, 1, generator=generator)
-            x = torch.where(boxed, inside, x)
-            centre = torch.where(boxed, 0.0, centre)
-            scale = torch.where(boxed, UNIFORM_STD, scale)
-            return Start(x, {CENTRE: centre, SCALE: scale, BOXED: boxed.expand_as(x).to(x.dtype)})
-        return Start(x, {CENTRE: centre, SCALE: scale})
+        if uniform is None:
+            return Start(x, {CENTRE: centre, SCALE: scale})
+        drawn = torch.empty_like(uniform).uniform_(generator=generator) < uniform.sigmoid()  # (B, blocks)
+        boxed = drawn.repeat_interleave(x.shape[1] // self.blocks, dim=1)
+        inside = torch.empty_like(centre).uniform_(-1, 1, generator=generator)
+        reach = UNIFORM_STD * min(1.0, BOX_REACH / x.shape[1])
+        return Start(
+            torch.where(boxed, inside, x),
+            {
+                CENTRE: torch.where(boxed, 0.0, centre),
+                SCALE: torch.where(boxed, reach, scale),
+                BOXED: boxed.to(x.dtype),
+            },
+        )
 
     def sample_with_component(
         self, condition: Condition, generator: torch.Generator | None = None
@@ -260,20 +275,26 @@ class MixtureProposal(Proposal):
         return start.x, start.component[SCALE]
 
     def log_prob(self, x: Tensor, condition: Condition) -> Tensor:
-        log_weights, means, log_scales = self.mixture(condition)
-        log_density = gaussian_log_prob(x[:, None], means, log_scales)
-        if self.box:
-            log_density = torch.cat([log_density, box_log_prob(x)[:, None]], dim=1)
-        return (log_weights + log_density).logsumexp(-1)
+        log_weights, means, log_scales, uniform = self.mixture(condition)
+        x = x[:, None]
+        if uniform is None:
+            return (log_weights + gaussian_log_prob(x, means, log_scales)).logsumexp(-1)
+        shape = (self.blocks, -1)
+        x, means, log_scales = (values.unflatten(-1, shape) for values in (x, means, log_scales))
+        gaussian = nn.functional.logsigmoid(-uniform) + gaussian_log_prob(x, means, log_scales)
+        boxed = nn.functional.logsigmoid(uniform) + box_log_prob(x)
+        return (log_weights + torch.logaddexp(gaussian, boxed).sum(-1)).logsumexp(-1)
 
     @torch.no_grad()
     def mean_and_scale(self, condition: Condition) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (B, n) of the whole mixture: within its components and between them."""
-        log_weights, means, log_scales = self.mixture(condition)
+        log_weights, means, log_scales, uniform = self.mixture(condition)
         weights, variances = log_weights.exp()[..., None], (2 * log_scales).exp()
-        if self.box:
-            flat = torch.zeros_like(means[:, :1])
-            means, variances = torch.cat([means, flat], 1), torch.cat([variances, flat + UNIFORM_STD**2], 1)
+        if uniform is not None:
+            chance = uniform.sigmoid().repeat_interleave(means.shape[-1] // self.blocks, dim=-1)
+            squares = torch.lerp(variances + means.square(), torch.full_like(means, UNIFORM_STD**2), chance)
+            means = (1 - chance) * means
+            variances = squares - means.square()
         centre = (weights * means).sum(1)
         spread = (weights * (variances + (means - centre[:, None]).square())).sum(1)
         return centre, spread.sqrt()
@@ -290,9 +311,9 @@ class ResidualEnergy(Energy):
     """A learned energy on top of a proposal's: E(x | c) = -log q(x | c) + correction(x | c).
 
     If the condition names the component k of q in which a chain was started, E is that component's own,
-    -log q(x | c, k) + correction: q then is a Gaussian (or a box), the chain is stationary from its start as
-    far as the correction is small, and the shares of the components stay those that q learned. The proposal
-    is held fixed here; its own loss trains it.
+    -log q(x | c, k) + correction: q then is a Gaussian, with a box for some numbers, and the chain is
+    stationary from its start as far as the correction is small; the shares of the components stay those that
+    q learned. The proposal is held fixed here; its own loss trains it.
     """
 
     def __init__(self, proposal: Proposal, correction: Energy) -> None:
@@ -314,8 +335,11 @@ class ResidualEnergy(Energy):
 
     def bind(self, condition: Condition) -> EnergyOfX:
         correction = self.correction.bind(condition)
-        if CENTRE in condition and BOXED not in condition and isinstance(correction, BoundEnergy):
-            return BoundWithQuadratic(correction, condition[CENTRE], condition[SCALE].square().reciprocal())
+        if CENTRE in condition and isinstance(correction, BoundEnergy):
+            precision, boxed = condition[SCALE].square().reciprocal(), condition.get(BOXED)
+            if boxed is None:
+                return BoundWithQuadratic(correction, condition[CENTRE], precision)
+            return BoundWithQuadratic(correction, condition[CENTRE], precision * (1 - boxed), boxed > 0)
         return lambda x: correction(x) + self._base(x, condition)
 
     def _base(self, x: Tensor, condition: Condition) -> Tensor:
@@ -360,7 +384,7 @@ def repeat(condition: Condition, times: int) -> Condition:
 
 
 def component_energy(x: Tensor, condition: Condition) -> Tensor:
-    """-log density (B,) of the component up to a constant: |(x - m) / s|^2 / 2, or a box with hard walls."""
+    """-log density (B,) of the component up to a constant: |(x - m) / s|^2 / 2, hard walls where boxed."""
     white = (x - condition[CENTRE]) / condition[SCALE]
     boxed = condition.get(BOXED)
     if boxed is None:
@@ -370,7 +394,7 @@ def component_energy(x: Tensor, condition: Condition) -> Tensor:
 
 
 def box_log_prob(x: Tensor) -> Tensor:
-    """log density (B,) of the uniform distribution on [-1, 1]^n; -inf outside."""
+    """log density (...) of the uniform distribution on [-1, 1]^n at x (..., n); -inf outside."""
     inside = (x.abs() <= 1 + BOX_ROUNDING).all(-1)
     return torch.where(inside, x.new_full((), -x.shape[-1] * math.log(2)), x.new_full((), -math.inf))
 

@@ -6,14 +6,13 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ebm_traj.core.annealing import AnnealConfig, EnergyAt, anneal
+from ebm_traj.core.annealing import AnnealConfig, anneal
 from ebm_traj.core.chains import run_langevin
 from ebm_traj.core.combined import CombinedObjective, Part
 from ebm_traj.core.contrastive import ContrastiveConfig, ContrastiveDivergence
 from ebm_traj.core.convergence import ConvergedChain, Spent, UntilConverged, run_until_converged
 from ebm_traj.core.denoising import LEVEL, AtLevel, DenoisingConfig, DenoisingScoreMatching
-from ebm_traj.core.energy import UNCONDITIONAL, Condition, Energy, EnergyOfX, energy_and_gradient
-from ebm_traj.core.gradients import InputGradient, MLPForm, MLPGradient
+from ebm_traj.core.energy import Condition, Energy, energy_and_gradient
 from ebm_traj.core.hmc import run_chain
 from ebm_traj.core.langevin import Chain, LangevinConfig
 from ebm_traj.core.likelihood import Likelihood
@@ -37,7 +36,8 @@ from ebm_traj.trajectory.joint import (
     StagedEnergy,
 )
 from ebm_traj.trajectory.model import NetworkConfig, TrajectoryModel, join
-from ebm_traj.trajectory.networks import MLP, make_network, squeeze_last
+from ebm_traj.trajectory.networks import MLP, make_network
+from ebm_traj.trajectory.window_energy import WindowEnergy
 
 Training = Literal["contrastive", "ranking", "denoising", "combined"]
 ProposalName = Literal["mixture", "gaussian", "noise"]
@@ -51,6 +51,7 @@ DEFAULT_CONTRASTIVE = ContrastiveConfig(
     langevin=LangevinConfig(steps=6, step_size=0.3, metropolis=True),
     energy_regularisation=0.25,  # with 0.01 the energy outran its chains (acceptance 0.02)
 )
+RARE = -4.0  # logit of a chance that is still to be learned
 ENERGY_START = 0.75  # share of a run after which the energy joins in
 DEFAULT_ANNEALING = AnnealConfig(steps=12, sigma_max=5.0, sigma_min=0.02, solver="heun")
 DEFAULT_START = AnnealConfig(steps=8, sigma_max=5.0, sigma_min=0.02, solver="multistep", denoise=False)
@@ -75,6 +76,9 @@ class EBMConfig:
     for what training cannot explain, would throw a rollout off. 0 draws all."""
     residual: bool = True
     """The energy is learned on top of the proposal's, -log q; else it stands alone."""
+    uniform_actions: bool = True
+    """Joint models: each component of the mixture of actions may draw a frame's action uniformly from its
+    box, as exploration does, by a chance that is learned."""
     clip_actions: bool = True
     """Joint models: actions are clipped to their box before the states that follow are drawn, exploration as
     wide as it was."""
@@ -138,99 +142,6 @@ class EBMConfig:
         return self.training in ("combined", "denoising")
 
 
-class WindowEnergy(Energy):
-    """E(x | context, actions[, sigma]) = |x|^2 / 2 * base + network(context, actions, x[, sigma]).
-
-    Without noise levels `base` is the confinement. With them it is 1 / (1 + sigma^2), which alone is right
-    for data of unit scale, and the network sees x / sqrt(1 + sigma^2): at high levels it has nothing to add.
-    """
-
-    def __init__(
-        self, condition_size: int, frame_size: int, network: NetworkConfig, confinement: float, levels: bool
-    ):
-        super().__init__()
-        network = dataclasses.replace(network, linear_path=False)  # it would add what no x changes
-        self.network = make_network(network, condition_size, frame_size, 1, per_frame=False, levels=levels)
-        self.confinement = confinement
-        self.levels = levels
-        self.x_size = network.window_frames * frame_size
-
-    def forward(self, x: Tensor, condition: Condition = UNCONDITIONAL) -> Tensor:
-        return self.given(self.network.encode(join(condition)), x, condition.get(LEVEL))
-
-    def bind(self, condition: Condition) -> EnergyOfX:
-        """What depends on the condition alone is computed once for a whole chain."""
-        at = self.bind_levels(condition)
-        return at(condition[LEVEL]) if self.levels else at(condition["context"])
-
-    def bind_levels(self, condition: Condition) -> EnergyAt:
-        """E(x, sigma | condition) as a function of sigma (B,), then of x; without levels sigma is ignored."""
-        with torch.no_grad():
-            encoded = self.network.encode(join(condition))
-        return lambda level: BoundWindowEnergy(self, encoded, level if self.levels else None)
-
-    def given(self, encoded: Tensor, x: Tensor, level: Tensor | None) -> Tensor:
-        """The energy (B,) of x under an encoded condition."""
-        if level is None:
-            return 0.5 * self.confinement * x.square().sum(-1) + squeeze_last(self.network(encoded, x))
-        variance = 1 + level.square()
-        scaled = x / variance.sqrt()[:, None]
-        return 0.5 * scaled.square().sum(-1) + squeeze_last(self.network(encoded, scaled, level.log()))
-
-
-class BoundWindowEnergy:
-    """A `WindowEnergy` under an encoded condition (and a noise level (B,)), with its gradient written out."""
-
-    def __init__(
-        self,
-        energy: WindowEnergy,
-        encoded: Tensor,
-        level: Tensor | None,
-    ) -> None:
-        self.energy = energy
-        self.encoded = encoded
-        self.level = level
-        self._network: InputGradient | None = None
-        self._shrink = None if level is None else (1 + level.square()).rsqrt()[:, None]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.energy.given(self.encoded, x, self.level)
-
-    @property
-    def network(self) -> InputGradient:
-        """Made when first asked for: not all who bind an energy walk on it."""
-        if self._network is None:
-            level = None if self.level is None else self.level.log()
-            self._network = self.energy.network.input_gradient(self.encoded, level)
-        return self._network
-
-    def value_and_gradient(self, x: Tensor, need_value: bool = True) -> tuple[Tensor, Tensor]:
-        if self._shrink is None:
-            value, gradient = self.network(x, need_value)
-            pull = self.energy.confinement
-            if pull:
-                gradient.add_(x, alpha=pull)
-            if pull and need_value:
-                value.add_(x.square().sum(1), alpha=0.5 * pull)
-            return value, gradient
-        scaled = x * self._shrink
-        value, gradient = self.network(scaled, need_value)
-        if need_value:
-            value.add_(scaled.square().sum(1), alpha=0.5)
-        return value, gradient.add_(scaled).mul_(self._shrink)
-
-    def mlp_form(self) -> MLPForm | None:
-        """For one-launch kernels; None with noise levels or another network."""
-        network = self.network
-        if self.level is not None or not isinstance(network, MLPGradient):
-            return None
-        pull = self.energy.confinement
-        if not pull:
-            return network.form
-        precision = network.form.first.new_full((len(self.encoded), self.energy.x_size), pull)
-        return dataclasses.replace(network.form, precision=precision)
-
-
 class TrajectoryEBM(TrajectoryModel):
     """A conditional energy over windows (1903.08689, section 4.3, and what has been learned since)."""
 
@@ -259,7 +170,8 @@ class TrajectoryEBM(TrajectoryModel):
             proposal = self._make_proposal(config, net, None)
             return proposal, self._correction(proposal, known, self.frame_size)
         parts = FrameParts(frames, sizes, self.action_size)
-        actions = self._mixture(known, frames * self.action_size, clip=config.clip_actions)
+        blocks = frames if config.uniform_actions else 0
+        actions = self._mixture(known, frames * self.action_size, blocks, clip=config.clip_actions)
         known_then = known + frames * self.action_size
         states = self._mixture(known_then, frames * sizes)
         staged = StagedEnergy(
@@ -285,11 +197,27 @@ class TrajectoryEBM(TrajectoryModel):
             return GaussianProposal(head, join)
         return self._mixture(self.condition_size, self.target_size)
 
-    def _mixture(self, condition_size: int, size: int, clip: bool = False) -> MixtureProposal:
+    def _mixture(
+        self, condition_size: int, size: int, blocks: int = 0, clip: bool = False
+    ) -> MixtureProposal:
         count, least_share = self.config.components, self.config.least_share
-        outputs = MixtureProposal.outputs(size, count)
+        outputs = MixtureProposal.outputs(size, count, blocks)
         network = make_network(self.network_config, condition_size, 0, outputs, per_frame=False)
-        return MixtureProposal(MixtureHead(network), join, count, least_share=least_share, clip=clip)
+        return MixtureProposal(MixtureHead(network), join, count, blocks, least_share=least_share, clip=clip)
+
+    def weights_of(self, trained: TrajectoryModel) -> dict[str, Tensor]:
+        """Those of a model without uniform actions serve one with them, whose chances are rare at first."""
+        state = super().weights_of(trained)
+        if not self.config.uniform_actions or getattr(trained.config, "uniform_actions", True):
+            return state
+        more = self.config.components * self.window_frames
+        actions = {name: values for name, values in state.items() if name.startswith("proposal.actions.")}
+        for name, values in self.state_dict().items():
+            found = actions.get(name)
+            if found is not None and len(values) == len(found) + more:
+                rows = torch.zeros_like(values[-more:])
+                state[name] = torch.cat([found, rows if rows.dim() > 1 else rows + RARE])
+        return state
 
     def _stay(self, condition: Condition) -> Tensor:
         """Coordinates of frames that repeat the last one; predicted actions are at the centre."""

@@ -15,9 +15,10 @@ from ebm_traj.core.gradients import BoundEnergy, BoundSum, BoundWithFunction
 from ebm_traj.core.objectives import Objective
 from ebm_traj.core.proposal import Proposal, Start
 from ebm_traj.errors import InputError
-from ebm_traj.trajectory.ebm import TrajectoryEBM, WindowEnergy, annealed_sample
+from ebm_traj.trajectory.ebm import TrajectoryEBM, annealed_sample
 from ebm_traj.trajectory.joint import JointProposal, StagedEnergy
 from ebm_traj.trajectory.model import CONFIG_FILE, FORMAT, FORMAT_VERSION, MAX_ROWS, TrajectoryModel
+from ebm_traj.trajectory.window_energy import WindowEnergy
 
 FRAMES = "raw_context"
 """Name of the raw context (B, C, D) in the condition of a guided model."""
@@ -78,10 +79,14 @@ class DealtProposal(Proposal):
 
     def start(self, condition: Condition, generator: torch.Generator | None = None) -> Start:
         starts = [part.start(rows, generator) for part, rows in self._dealt(condition)]
-        names = starts[0].component
+        names = {name: None for start in starts for name in start.component}  # in order
         return Start(
             _collected([start.x for start in starts]),
-            {name: _collected([start.component[name] for start in starts]) for name in names},
+            # a member without a box has nothing boxed
+            {
+                name: _collected([start.component.get(name, torch.zeros_like(start.x)) for start in starts])
+                for name in names
+            },
         )
 
     def scale(self, condition: Condition) -> Tensor | None:

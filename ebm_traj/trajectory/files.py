@@ -22,7 +22,10 @@ from ebm_traj.trajectory.rbm import RBMModel
 OLDEST_VERSION = 2  # that can still be read
 # settings that older models lack, and what stood for them: of networks, and of kinds of model
 ADDED_SETTINGS = {"linear_path": False, "whitening": None}
-ADDED_TO_KINDS = {"ebm": {"least_share": 0.0, "clip_actions": False}, "mixture": {"least_share": 0.0}}
+ADDED_TO_KINDS = {
+    "ebm": {"least_share": 0.0, "clip_actions": False, "uniform_actions": False},
+    "mixture": {"least_share": 0.0},
+}
 
 MODELS: dict[str, type[TrajectoryModel]] = {
     model.kind: model

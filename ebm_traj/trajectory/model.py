@@ -22,8 +22,9 @@ from ebm_traj.trajectory.networks import NETWORKS, Architecture, parameter_count
 CONFIG_FILE = "model.json"
 WEIGHTS_FILE = "model.safetensors"
 FORMAT = "ebm_traj.model"
-# 2: rotations among the features, networks with an encoder. 3: a linear path. 4: whitened conditions
-FORMAT_VERSION = 4
+# 2: rotations among the features, networks with an encoder. 3: a linear path. 4: whitened conditions.
+# 5: uniform actions
+FORMAT_VERSION = 5
 MAX_ROWS = 16_384  # chains sampled at once; bounds memory
 
 Conditioning = Literal["states", "actions", "joint"]
@@ -175,6 +176,10 @@ class TrajectoryModel(nn.Module):
         return self.codec.mean.device
 
     # --- what a subclass defines ------------------------------------------------------------------------
+
+    def weights_of(self, trained: "TrajectoryModel") -> dict[str, Tensor]:
+        """The weights to start from where training goes on from a model of this kind."""
+        return trained.state_dict()
 
     def objective(self) -> Objective:
         """The training objective over this model's networks."""

@@ -180,7 +180,7 @@ def require_same_kind(model: TrajectoryModel, kind: str, conditioning: str) -> N
 def take_weights(model: TrajectoryModel, trained: TrajectoryModel) -> None:
     """Give a model the weights of a trained one; InputError if a network differs."""
     try:
-        model.load_state_dict(trained.state_dict())
+        model.load_state_dict(model.weights_of(trained))
     except RuntimeError as error:
         ours, theirs = dataclasses.asdict(model.network_config), dataclasses.asdict(trained.network_config)
         apart = [

@@ -20,9 +20,10 @@ from ebm_traj.core.seeding import derive_seed, seeded_generator
 from ebm_traj.datasets.recording import Recording
 from ebm_traj.datasets.splits import Split, split_code
 from ebm_traj.spec import StateSpec
-from ebm_traj.trajectory.ebm import TrajectoryEBM, WindowEnergy
+from ebm_traj.trajectory.ebm import TrajectoryEBM
 from ebm_traj.trajectory.joint import StagedEnergy
 from ebm_traj.trajectory.model import TrajectoryModel
+from ebm_traj.trajectory.window_energy import WindowEnergy
 from ebm_traj.yardstick.scores import energy_score, motion_ratio, normalise
 
 CONTEXTS, FUTURES, STEPS = 256, 4, 8  # a few seconds for a network 256 wide on one core

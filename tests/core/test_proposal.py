@@ -72,7 +72,7 @@ def test_densities_are_those_of_torch_in_double_precision():
     assert torch.allclose(gaussian.log_prob(x, condition), expected, rtol=1e-12, atol=1e-12)
 
     proposal = random_mixture()
-    log_weights, means, log_scales = proposal.mixture(condition)
+    log_weights, means, log_scales, _ = proposal.mixture(condition)
     expected = distributions.MixtureSameFamily(
         distributions.Categorical(logits=log_weights),
         distributions.Independent(distributions.Normal(means, log_scales.exp()), 1),

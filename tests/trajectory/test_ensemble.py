@@ -13,6 +13,7 @@ from ebm_traj.core.contrastive import ContrastiveConfig
 from ebm_traj.core.denoising import LEVEL
 from ebm_traj.core.energy import UNCONDITIONAL, Energy
 from ebm_traj.core.langevin import LangevinConfig
+from ebm_traj.core.proposal import BOXED
 from ebm_traj.datasets.statistics import with_training_statistics
 from ebm_traj.errors import InputError
 from ebm_traj.trajectory.ebm import EBMConfig, TrajectoryEBM
@@ -118,6 +119,17 @@ def test_members_share_the_starts_of_the_chains(toy):
     starts = torch.stack([both.proposal.sample(condition) for _ in range(2000)]).mean(0)
     assert torch.allclose(starts[1::2], means[1][0][1::2], atol=0.15)
     assert both.proposal.sample({"context": condition["context"][:1]}).shape == (1, members[0].target_size)
+
+
+@pytest.mark.parametrize("uniform_first", [True, False])
+def test_members_with_and_without_uniform_actions_share_chains(toy, uniform_first):
+    members = [build(toy, "joint", uniform_actions=uniform) for uniform in (uniform_first, not uniform_first)]
+    both = EnergyEnsemble(members)
+    told = members[0].condition(standing(40), None, torch.zeros(40, 1, 2))
+    start = both.proposal.actions.start(told, torch.Generator().manual_seed(0))
+    of_member = [start.component[BOXED][i::2] for i in (0, 1)]
+    assert float(of_member[uniform_first].abs().max()) == 0 < float(of_member[not uniform_first].max())
+    assert torch.isfinite(draw(both, past_actions=torch.zeros(1, 1, 2))).all()
 
 
 @pytest.mark.parametrize("training", ["combined", "contrastive"])

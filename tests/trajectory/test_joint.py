@@ -9,7 +9,7 @@ from ebm_traj.core.contrastive import ContrastiveConfig
 from ebm_traj.core.langevin import LangevinConfig
 from ebm_traj.core.trainer import TrainerConfig
 from ebm_traj.errors import InputError
-from ebm_traj.trajectory.ebm import EBMConfig
+from ebm_traj.trajectory.ebm import RARE, EBMConfig
 from ebm_traj.trajectory.fc import FCConfig
 from ebm_traj.trajectory.files import load
 from ebm_traj.trajectory.model import NetworkConfig
@@ -33,6 +33,13 @@ def model(toy, tmp_path_factory):
     return fit(toy, tmp_path_factory.mktemp("runs") / "joint")
 
 
+@pytest.fixture(scope="module")
+def gaussians(toy, tmp_path_factory):
+    """Actions without a box."""
+    config = dataclasses.replace(CONFIG, uniform_actions=False)
+    return fit(toy, tmp_path_factory.mktemp("runs") / "gaussians", config=config)
+
+
 CONTEXT = torch.tensor([[0.5, -0.5, 1.0, 0, 0, 0, 0.3]]).repeat(1, 2, 1)
 BEFORE = torch.zeros(1, 1, 2)
 
@@ -53,13 +60,45 @@ def test_actions_have_the_recorded_distribution_and_states_follow_from_them(mode
     assert float(error.std()) == pytest.approx(0.05, rel=0.5)  # 0.126 if it did not know the action
 
 
-def test_states_follow_from_clipped_actions_and_exploration_stays_as_wide(model):
-    told = model.condition(CONTEXT.expand(20_000, -1, -1), None, BEFORE.expand(20_000, -1, -1))
+def actions_drawn(model, count=20_000):
+    told = model.condition(CONTEXT.expand(count, -1, -1), None, BEFORE.expand(count, -1, -1))
+    x = model._sample_window(told, torch.Generator().manual_seed(0))
+    return model.window_energy.parts.split(x, {})[0]
+
+
+def test_uniform_actions_keep_to_their_box_better_than_gaussians_do(model, gaussians):
+    outside = []
+    for each in (model, gaussians):
+        each.proposal.actions.clip = False
+        outside.append(float((actions_drawn(each).abs() > 1).float().mean()))
+        each.proposal.actions.clip = True
+    assert outside[0] < 0.7 * outside[1]
+
+
+def test_training_goes_on_from_a_model_without_uniform_actions(toy, tmp_path, gaussians):
+    """At first each component draws uniformly at the chance of `RARE`."""
+    config = dataclasses.replace(gaussians.config, uniform_actions=True)
+    trainer = TrainerConfig(iterations=1, learning_rate=1e-12, validate_every=0)
+    settings = TrainSettings(trainer=trainer, conditioning="joint", inverse_iterations=0)
+    cpu = make_fabric("cpu")
+    model = train(toy, "ebm", config, settings, tmp_path / "on", fabric=cpu, start_from=gaussians)
+    told = model.condition(CONTEXT.expand(9, -1, -1), None, BEFORE.expand(9, -1, -1))
+    x = torch.linspace(-1.5, 0.5, 18).view(9, 2)
+    before = gaussians.proposal.actions.log_prob(x, told).double().exp()
+    inside = (x.abs() <= 1).all(1)
+    chance = torch.sigmoid(torch.tensor(RARE, dtype=torch.float64))
+    expected = (1 - chance) * before + chance * inside / 4
+    assert torch.allclose(model.proposal.actions.log_prob(x, told).double().exp(), expected, rtol=1e-4)
+    with pytest.raises(InputError, match="model to go on from: its networks are others"):
+        train(toy, "ebm", gaussians.config, settings, tmp_path / "back", fabric=cpu, start_from=model)
+
+
+def test_states_follow_from_clipped_actions_and_exploration_stays_as_wide(gaussians):
+    model = gaussians
     drawn = {}
     for clip in (True, False):
         model.proposal.actions.clip = clip
-        x = model._sample_window(told, torch.Generator().manual_seed(0))
-        drawn[clip] = model.window_energy.parts.split(x, {})[0]
+        drawn[clip] = actions_drawn(model)
     model.proposal.actions.clip = True
     assert float(drawn[True].abs().max()) <= 1 < float(drawn[False].abs().max())
     narrow = drawn[False].clamp(-1, 1).std()

@@ -247,16 +247,17 @@ def test_models_of_the_format_before_still_load(toy, tmp_path):
     model = train(toy, "ebm", config, settings(iterations=3, inverse_iterations=0), tmp_path / "run")
     path = tmp_path / "run" / "model.json"
     saved = json.loads(path.read_text())
-    assert saved["version"] == 4
+    assert saved["version"] == 5
     for name in ("linear_path", "whitening"):
         del saved["config"]["network"][name]
-    for name in ("least_share", "clip_actions"):
+    for name in ("least_share", "clip_actions", "uniform_actions"):
         del saved["config"][name]
     path.write_text(json.dumps(saved | {"version": 2}))
     old = load(tmp_path / "run")
     assert old.network_config == network
     assert old.config.least_share == 0 and model.config.least_share > 0
     assert not old.config.clip_actions and model.config.clip_actions
+    assert not old.config.uniform_actions and model.config.uniform_actions
     assert all(torch.equal(a, b) for a, b in zip(old.parameters(), model.parameters(), strict=True))
 
 
