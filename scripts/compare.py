@@ -35,6 +35,8 @@ class Args:
     set (collect.py --branches) are used instead, with their own number of contexts and futures."""
     branch_steps: int = 50
     """Steps of each re-run, at most the horizon."""
+    told_actions: bool = False
+    """Joint models do not draw their actions but are told those taken, as action-conditional models are."""
     seed: int = 0
     """Seed of the branches and of every row's samples."""
     device: str | None = None
@@ -81,6 +83,7 @@ def main(args: Args) -> None:
         futures=args.futures,
         seed=args.seed,
         device=device,
+        told_actions=args.told_actions,
     )
     print(text_table(comparison))
     if why:

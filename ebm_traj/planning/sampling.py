@@ -148,7 +148,7 @@ class SamplingPlanner:
         config = self.config
         found = self._first(context, past_actions, generator, ahead, deadline)
         rounds, settled = 1, True
-        if self._improves and found.actions is not None and self._follows:
+        if self._improves and found.actions is not None and self.model.follows_actions:
             best = found.wish.min(1).values
             for rounds in range(2, config.rounds + 1):
                 if late(deadline):
@@ -164,7 +164,7 @@ class SamplingPlanner:
         if config.method in ("langevin", "both") and not late(deadline):
             found = self._walk(found, context, past_actions, generator)
         energies = self._total(found, context, past_actions)
-        if self.energies and config.checks > 1 and found.actions is not None and self._follows:
+        if self.energies and config.checks > 1 and found.actions is not None and self.model.follows_actions:
             energies = self._checked(found, energies, context, past_actions, generator)
         plan = Plan(found.states, found.actions, energies, energies.argmin(1), rounds, settled)
         self._last = plan.chosen_actions()
@@ -174,13 +174,6 @@ class SamplingPlanner:
     def _improves(self) -> bool:
         """Whether candidates are chosen among on the way: there is something to choose by."""
         return self.config.method in ("resampling", "both") and bool(self.energies)
-
-    @property
-    def _follows(self) -> bool:
-        """Whether the model can predict under given actions."""
-        return self.model.conditioning == "actions" or type(self.model)._follow_window is not (
-            TrajectoryModel._follow_window
-        )
 
     def _first(
         self,
@@ -192,7 +185,7 @@ class SamplingPlanner:
     ) -> Candidates:
         """The first M candidates: the model's own, and the last plan shifted."""
         config, futures = self.config, self.config.futures
-        warm = self._last if self._improves and self._follows else None
+        warm = self._last if self._improves and self.model.follows_actions else None
         if warm is not None and len(warm) != len(context):
             warm = None
         count = 0 if warm is None else int(config.warm_share * futures)

@@ -334,6 +334,10 @@ class TrajectoryEBM(TrajectoryModel):
         self._count([actions, states])
         return energy.parts.join(actions.x, states.x)
 
+    @property
+    def follows_actions(self) -> bool:
+        return super().follows_actions or isinstance(self.window_energy, StagedEnergy)
+
     def _follow_window(
         self, condition: dict[str, Tensor], actions: Tensor, generator: torch.Generator | None
     ) -> Tensor:

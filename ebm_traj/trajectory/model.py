@@ -189,6 +189,11 @@ class TrajectoryModel(nn.Module):
         """Coordinates x (B, W P) of one sampled window for each row."""
         raise TypeError(f"{type(self).__name__} does not define _sample_window")
 
+    @property
+    def follows_actions(self) -> bool:
+        """Whether `sample` can be told the actions."""
+        return self.conditioning == "actions"
+
     def _follow_window(
         self, condition: dict[str, Tensor], actions: Tensor, generator: torch.Generator | None
     ) -> Tensor:

@@ -134,8 +134,19 @@ def past_actions(recording: Recording, branches: Branches, context: int) -> Arra
 class Sampler:
     """Draws futures of one model in batches of bounded size, from one seeded generator."""
 
-    def __init__(self, model: Any, seed: int, device: torch.device, advance: Callable[[int], Any]) -> None:
+    def __init__(
+        self,
+        model: Any,
+        seed: int,
+        device: torch.device,
+        advance: Callable[[int], Any],
+        told_actions: bool = False,
+    ) -> None:
+        """`told_actions`: a model that draws actions of its own is told those taken instead, if it can be."""
         self.model, self.device, self.advance = model, device, advance
+        self.told_actions = model.conditioning == "actions" or (
+            told_actions and getattr(model, "follows_actions", False)
+        )
         self.generator = torch.Generator(device=device).manual_seed(seed)
 
     @torch.no_grad()
@@ -155,7 +166,7 @@ class Sampler:
             return torch.as_tensor(array, dtype=torch.float32).to(self.device)
 
         told: dict[str, Any] = {"actions": None}
-        if self.model.conditioning == "actions":
+        if self.told_actions:
             told["actions"] = tensor(actions)
         if getattr(self.model, "action_history", 0):
             told["past_actions"] = tensor(past)
@@ -188,6 +199,7 @@ def compare(
     device: str | torch.device = "cpu",
     progress: bool = True,
     split: Split = "test",
+    told_actions: bool = False,
 ) -> Comparison:
     """Score models (by row name) on the test episodes (or those of another `split`) of a recording.
 
@@ -195,7 +207,8 @@ def compare(
     `rollouts` episodes (default: all). Spread, and with `branches` diversity and energy score, are taken over
     `futures` of each of `contexts` contexts; branches, if given, decide both numbers. Everything is scored in
     the scales of the first model, its training split's. Action-conditional models are given the actions
-    that were taken: one future for each branch under the branch's own actions.
+    that were taken: one future for each branch under the branch's own actions. With `told_actions` so are
+    joint models that can follow actions; the others of them are refused.
 
     On branches every score has a 95 % interval by bootstrap over contexts, and each model's energy score its
     difference to the first energy model's, see `intervals`. Environments of this package also say which
@@ -205,6 +218,8 @@ def compare(
     short test episodes, and for action-conditional models with branches that hold no actions.
     """
     check_models(recording, models)
+    if told_actions:
+        _require_followers(models)
     steps = plan_horizon(recording, models, horizon, split)
     device = torch.device(device)
     spec = next(iter(models.values())).spec
@@ -233,7 +248,7 @@ def compare(
     with tqdm(total=total, unit="futures", disable=not progress) as bar:
         for name, model in named.items():
             bar.set_description(name)
-            sampler = Sampler(model, seed, device, bar.update)
+            sampler = Sampler(model, seed, device, bar.update, told_actions)
             single = sampler(episodes.contexts, episodes.past, steps, 1, episodes.actions[:, None])[:, 0]
             many = sampler(present, past, future_steps, futures, simulator_actions)
             one = slice(pick, pick + 1)
@@ -244,7 +259,7 @@ def compare(
                 single,
                 many,
                 card=dict(model.card),
-                conditioning=model.conditioning,
+                conditioning="actions" if sampler.told_actions else model.conditioning,
                 fan=fan,
             )
             if model.kind != "persistence":
@@ -286,6 +301,16 @@ def compare(
     )
     judge.add_differences(comparison.rows, comparison.energy_row)
     return comparison
+
+
+def _require_followers(models: Mapping[str, Any]) -> None:
+    """InputError unless each joint model can be told its actions."""
+    for name, model in models.items():
+        if model.conditioning == "joint" and not model.follows_actions:
+            raise InputError(
+                f"told actions: '{name}' is a joint {model.kind} model and draws its own; accepted are joint "
+                "energy models on a mixture of Gaussians, and models of other conditionings"
+            )
 
 
 def _check_branches(recording: Recording, branches: Branches, frames: int) -> None:

@@ -54,8 +54,8 @@ class Model:
         rows = present.repeat_interleave(num_samples, 0)
         if self.flaw == "frozen":
             return rows[:, None].expand(-1, horizon, -1).reshape(len(context), num_samples, horizon, -1)
-        if self.conditioning == "actions":
-            assert actions is not None
+        assert actions is not None or self.conditioning != "actions"
+        if actions is not None:
             assert actions.shape[0] == len(context)
             assert actions.shape[1] in (1, num_samples)
             taken = actions.expand(-1, num_samples, -1, -1).flatten(0, 1)

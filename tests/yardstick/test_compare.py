@@ -105,6 +105,19 @@ def test_action_conditional_models_get_the_actions_that_were_taken(world):
     assert told_row.scores["diversity"] == pytest.approx(1, abs=0.05)
 
 
+def test_joint_models_are_told_the_actions_if_asked_for(world):
+    model = world.model(conditioning="actions", context_frames=1)
+    told = compare(world.recording, {"m": model}, rollouts=50, progress=False).rows[0]
+    model.conditioning, model.follows_actions = "joint", True
+    asked = {"rollouts": 50, "progress": False, "told_actions": True}
+    followed = compare(world.recording, {"m": model}, **asked).rows[0]
+    assert followed.scores["fd"] == told.scores["fd"]
+    assert followed.conditioning == "actions"  # as the page is to say
+    model.follows_actions = False
+    with pytest.raises(InputError, match="told actions: 'm' is a joint ebm model and draws its own"):
+        compare(world.recording, {"m": model}, **asked)
+
+
 def test_a_model_sees_the_last_frames_of_longer_contexts_and_the_actions_between_them(world):
     seen = []
 
