@@ -11,9 +11,10 @@ from ebm_traj.core.denoising import DenoisingConfig
 from ebm_traj.core.energy import Condition, EnergyOfX
 from ebm_traj.core.objectives import Batch, Objective
 from ebm_traj.errors import InputError
+from ebm_traj.trajectory.conditional import ConditionalNetwork
 from ebm_traj.trajectory.fc import require_rows
 from ebm_traj.trajectory.model import NetworkConfig, TrajectoryModel, join
-from ebm_traj.trajectory.networks import ConditionalNetwork, make_network
+from ebm_traj.trajectory.networks import make_network
 
 Times = Literal["uniform", "logit_normal"]
 FlowSolver = Literal["heun", "midpoint", "euler"]

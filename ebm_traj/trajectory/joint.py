@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ebm_traj.core.energy import UNCONDITIONAL, Condition, Energy
 from ebm_traj.core.objectives import Batch, Objective
 from ebm_traj.core.proposal import Proposal
-from ebm_traj.trajectory.networks import ConditionalNetwork
+from ebm_traj.trajectory.conditional import ConditionalNetwork
 
 ACTIONS = "actions"  # in the condition of the states, as in an action-conditional model
 

@@ -16,8 +16,9 @@ from ebm_traj.core.objectives import Objective
 from ebm_traj.errors import InputError
 from ebm_traj.spec import StateSpec
 from ebm_traj.trajectory.codec import Coordinates, WindowCodec
+from ebm_traj.trajectory.conditional import Architecture
 from ebm_traj.trajectory.inverse import InverseDynamics
-from ebm_traj.trajectory.networks import NETWORKS, Architecture, parameter_count
+from ebm_traj.trajectory.networks import NETWORKS, parameter_count
 
 CONFIG_FILE = "model.json"
 WEIGHTS_FILE = "model.safetensors"

@@ -1,14 +1,12 @@
 """Networks of (condition, x, level) behind one interface: window MLP, residual MLP, temporal convolution."""
 
 import math
-from collections.abc import Callable
-from typing import Any, Literal, Protocol, TypeVar, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from ebm_traj.core.gradients import (
-    InputGradient,
     MLPForm,
     MLPGradient,
     ResidualForm,
@@ -16,78 +14,11 @@ from ebm_traj.core.gradients import (
     TemporalGradient,
 )
 from ebm_traj.errors import InputError
-from ebm_traj.trajectory.whitening import Whitening
-
-T = TypeVar("T")
-Architecture = Literal["mlp", "residual", "temporal"]
+from ebm_traj.trajectory.conditional import ConditionalNetwork, Size, set_to_zero
+from ebm_traj.trajectory.prepared_condition import PreparedCondition
 
 LEVEL_FEATURES = 16  # sines and cosines of a noise level
 KERNEL = 3  # frames that a temporal layer looks at
-
-
-class Size(Protocol):
-    """What a network reads of `NetworkConfig`."""
-
-    @property
-    def window_frames(self) -> int: ...
-    @property
-    def width(self) -> int: ...
-    @property
-    def depth(self) -> int: ...
-    @property
-    def architecture(self) -> Architecture: ...
-    @property
-    def linear_path(self) -> bool: ...
-    @property
-    def whitening(self) -> float | None: ...
-
-
-class ConditionalNetwork(nn.Module):
-    """f(x | condition, level). What depends on the condition alone is computed once, by `encode`."""
-
-    def encode(self, condition: Tensor) -> Tensor:
-        """Condition (B, F) to what `forward` needs of it (B, E)."""
-        return self.encode_further(self.first(condition))
-
-    @property
-    def first(self) -> nn.Linear:
-        """The layer that sees the condition."""
-        raise TypeError(f"{type(self).__name__} does not define first")
-
-    def encode_further(self, hidden: Tensor) -> Tensor:
-        """What the first layer gives (B, width) to what `encode` gives."""
-        raise TypeError(f"{type(self).__name__} does not define encode_further")
-
-    def forward(self, encoded: Tensor, x: Tensor | None = None, level: Tensor | None = None) -> Tensor:
-        """x (B, W * frame_size), level (B,), or None, to (B, outputs) or, per frame, (B, W * outputs)."""
-        raise TypeError(f"{type(self).__name__} does not define forward")
-
-    _prepared: tuple[list[tuple[int, int]], Any] | None = None
-    _all_weights: list[nn.Parameter] | None = None  # walking over modules takes longer than looking at them
-
-    def prepared(self, make: Callable[[], T]) -> T:
-        """What `make` derives from the weights, kept in evaluation mode for as long as they stay the same."""
-        capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
-        if self.training or capturing:  # a graph is to read the weights themselves, at each replay
-            return make()
-        if self._all_weights is None:
-            self._all_weights = self.weights_prepared()
-        state = [(weights.data_ptr(), weights._version) for weights in self._all_weights]
-        if self._prepared is None or self._prepared[0] != state:
-            self._prepared = state, make()
-        return cast(T, self._prepared[1])
-
-    def weights_prepared(self) -> list[nn.Parameter]:
-        """The weights that what is `prepared` here derives from."""
-        return list(self.parameters())
-
-    def input_gradient(self, encoded: Tensor, level: Tensor | None = None) -> InputGradient:
-        """Value (B,) and gradient of the one output as a function of x alone, written out; no graph."""
-        raise TypeError(f"{type(self).__name__} does not define input_gradient")
-
-    def start_at_zero(self) -> None:
-        """Set the last layer to zero, so that all outputs are 0 until something is learned."""
-        set_to_zero([layer for layer in self.modules() if isinstance(layer, nn.Linear)][-1])
 
 
 def make_network(
@@ -111,81 +42,6 @@ def make_network(
         return network
     beside = outputs * (config.window_frames if per_frame else 1) if config.linear_path else 0
     return PreparedCondition(network, condition_size, beside, config.whitening is not None)
-
-
-class PreparedCondition(ConditionalNetwork):
-    """A network whose condition is whitened, or beside which stands a linear function of it, or both."""
-
-    def __init__(
-        self, network: ConditionalNetwork, condition_size: int, linear_outputs: int, whitened: bool
-    ) -> None:
-        """`linear_outputs` numbers are added to those of the network, at first zeros; none if 0."""
-        super().__init__()
-        self.network = network
-        self.linear = nn.Linear(condition_size, linear_outputs, bias=False) if linear_outputs else None
-        if self.linear is not None:
-            set_to_zero(self.linear)
-        self.whitening = Whitening(condition_size) if whitened else None
-        self.outputs = linear_outputs
-
-    @torch.no_grad()
-    def fit_whitening(self, rows: Tensor, floor: float) -> None:
-        """Whiten from now on by what conditions (N, F or more) are like; see `Whitening.fit`.
-
-        Further numbers of a row are what other networks are told.
-        """
-        if self.whitening is not None:
-            self.whitening.fit(rows[:, : self.whitening.size], floor)
-            self._prepared = None
-
-    @property
-    def first(self) -> nn.Linear:
-        return self.network.first
-
-    def encode(self, condition: Tensor) -> Tensor:
-        if not (self.training or torch.is_grad_enabled()):
-            return self._in_one_product(condition)
-        if self.whitening is not None:
-            condition = self.whitening(condition)
-        encoded = self.network.encode(condition)
-        return encoded if self.linear is None else torch.cat([encoded, self.linear(condition)], dim=-1)
-
-    def _in_one_product(self, condition: Tensor) -> Tensor:
-        """The same: whitening, first layer and linear path are one linear function."""
-        weight, bias = self.prepared(self._folded)
-        hidden = torch.addmm(bias, condition, weight)
-        width = self.first.out_features
-        encoded = self.network.encode_further(hidden[:, :width])
-        return encoded if self.linear is None else torch.cat([encoded, hidden[:, width:]], dim=-1)
-
-    def weights_prepared(self) -> list[nn.Parameter]:
-        # of the rest the network inside looks after itself
-        return [*self.first.parameters(), *([] if self.linear is None else self.linear.parameters())]
-
-    @torch.no_grad()
-    def _folded(self) -> tuple[Tensor, Tensor]:
-        """Weights (F, width + outputs) and bias of that function."""
-        weight: Tensor = self.first.weight.t()
-        bias: Tensor = self.first.bias
-        if self.linear is not None:
-            weight = torch.cat([weight, self.linear.weight.t()], dim=1)
-            bias = nn.functional.pad(bias, (0, self.outputs))
-        if self.whitening is not None:
-            weight = self.whitening.matrix @ weight
-            bias = bias - self.whitening.mean @ weight
-        return weight.contiguous(), bias
-
-    def forward(self, encoded: Tensor, x: Tensor | None = None, level: Tensor | None = None) -> Tensor:
-        if self.linear is None:
-            return self.network(encoded, x, level)
-        return self.network(encoded[..., : -self.outputs], x, level) + encoded[..., -self.outputs :]
-
-    def input_gradient(self, encoded: Tensor, level: Tensor | None = None) -> InputGradient:
-        if self.linear is not None:
-            raise TypeError(
-                "a network with a linear path has no gradient written out; energies have no such path"
-            )
-        return self.network.input_gradient(encoded, level)
 
 
 class WindowMLP(ConditionalNetwork):
@@ -477,12 +333,6 @@ def zero_linear(width: int) -> nn.Linear:
     layer = nn.Linear(width, width)
     set_to_zero(layer)
     return layer
-
-
-def set_to_zero(layer: nn.Module) -> None:
-    """All parameters of a layer, in place."""
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
 
 
 def parameter_count(module: nn.Module) -> int:

@@ -20,7 +20,8 @@ from ebm_traj.errors import InputError
 from ebm_traj.trajectory.curves import draw_curves
 from ebm_traj.trajectory.files import model_class, weights_digest
 from ebm_traj.trajectory.model import CONFIG_FILE, Conditioning, TrajectoryModel
-from ebm_traj.trajectory.networks import PreparedCondition, parameter_count
+from ebm_traj.trajectory.networks import parameter_count
+from ebm_traj.trajectory.prepared_condition import PreparedCondition
 from ebm_traj.trajectory.rehearsal import (
     MixedWindows,
     Rehearsal,

@@ -17,8 +17,9 @@ from ebm_traj.core.proposal import BOXED
 from ebm_traj.datasets.statistics import with_training_statistics
 from ebm_traj.errors import InputError
 from ebm_traj.trajectory.ebm import EBMConfig, TrajectoryEBM
-from ebm_traj.trajectory.ensemble import EnergyEnsemble, GuidedModel
+from ebm_traj.trajectory.ensemble import EnergyEnsemble
 from ebm_traj.trajectory.fc import FCConfig, FCModel
+from ebm_traj.trajectory.guided import GuidedModel
 from ebm_traj.trajectory.model import NetworkConfig
 
 NETWORK = NetworkConfig(context_frames=2, width=8, depth=2)

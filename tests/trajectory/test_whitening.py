@@ -16,7 +16,8 @@ from ebm_traj.errors import InputError
 from ebm_traj.trajectory.ebm import EBMConfig
 from ebm_traj.trajectory.fc import FCConfig, FCModel
 from ebm_traj.trajectory.model import NetworkConfig
-from ebm_traj.trajectory.networks import PreparedCondition, make_network
+from ebm_traj.trajectory.networks import make_network
+from ebm_traj.trajectory.prepared_condition import PreparedCondition
 from ebm_traj.trajectory.training import TrainSettings, train
 from ebm_traj.trajectory.whitening import Whitening
 
