@@ -20,6 +20,8 @@ class Args:
     """Folder of a report of compare.py that has a row for it; its scores go on the card."""
     command: str = ""
     """How data and model were made, for the card."""
+    prune: Path | None = None
+    """Leave out the components of its mixtures that are hardly ever drawn on this data set."""
 
 
 def main(args: Args) -> None:
@@ -28,6 +30,11 @@ def main(args: Args) -> None:
     from ebm_traj.trajectory.pretrained import ship
 
     model = load(args.run)
+    if args.prune is not None:
+        from ebm_traj.datasets.recording import Recording
+        from ebm_traj.trajectory.pruning import pruned
+
+        model = pruned(model, Recording(args.prune))
     lines = [
         f"# {args.name}",
         "",

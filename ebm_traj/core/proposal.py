@@ -187,12 +187,17 @@ class MixtureProposal(Proposal):
         self.blocks = blocks
         self.least_share = least_share
         self.clip = clip
-        first = torch.linspace(*FIRST_LOG_SCALES, components) if components > 1 else torch.zeros(1)
-        self.register_buffer("first_log_scales", first[:, None], persistent=False)
+        self.register_buffer("first_log_scales", self.first_scales(components), persistent=False)
 
     @property
     def clipped(self) -> bool:
         return self.clip and not self.training
+
+    @staticmethod
+    def first_scales(components: int) -> Tensor:
+        """Logarithms (K, 1) of the scales that are the components' before anything is learned."""
+        first = torch.linspace(*FIRST_LOG_SCALES, components) if components > 1 else torch.zeros(1)
+        return first[:, None]
 
     @staticmethod
     def outputs(size: int, components: int, blocks: int = 0) -> int:
@@ -238,11 +243,15 @@ class MixtureProposal(Proposal):
         values = self._values(condition).repeat_interleave(times, dim=0)
         return self._draw(self._numbers(values), generator).x
 
+    def left_in(self, logits: Tensor) -> Tensor:
+        """Logits (B, K) of weights, those of components below `least_share` of the likeliest set to -inf."""
+        if not self.least_share:
+            return logits
+        least = logits.amax(-1, keepdim=True) + math.log(self.least_share)
+        return logits.masked_fill(logits < least, -math.inf)
+
     def _draw(self, numbers: Mixture, generator: torch.Generator | None) -> Start:
-        logits = numbers.log_weights
-        if self.least_share and not self.training:
-            least = logits.amax(-1, keepdim=True) + math.log(self.least_share)
-            logits = logits.masked_fill(logits < least, -math.inf)
+        logits = numbers.log_weights if self.training else self.left_in(numbers.log_weights)
         # Gumbel's trick: the largest of logits - log(exponential noise) is drawn with the right shares
         race = torch.empty_like(logits).exponential_(generator=generator).log_()
         index = (logits - race).argmax(-1)  # (B,)

@@ -71,6 +71,8 @@ class EBMConfig:
     """Where chains start: a learned mixture of Gaussians, one Gaussian, or the last frame plus noise."""
     components: int = 8
     """Gaussians in the mixture."""
+    state_components: int | None = None
+    """Joint models: those in the mixture of states under given actions. Default: as many."""
     least_share: float = 0.001
     """Sampling leaves out components of less than this share of the likeliest one's weight: wide ones, there
     for what training cannot explain, would throw a rollout off. 0 draws all."""
@@ -121,6 +123,8 @@ class EBMConfig:
         for name in ("components", "correction_width", "likelihood_batch"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name.replace('_', ' ')}: {getattr(self, name)}; accepted are 1 and more")
+        if self.state_components is not None and self.state_components < 1:
+            raise InputError(f"state components: {self.state_components}; accepted are 1 and more, or none")
         require_share(self.least_share)
         if not self.energy_weight > 0:
             raise InputError(f"energy weight: {self.energy_weight}; it must be above 0")
@@ -173,7 +177,7 @@ class TrajectoryEBM(TrajectoryModel):
         blocks = frames if config.uniform_actions else 0
         actions = self._mixture(known, frames * self.action_size, blocks, clip=config.clip_actions)
         known_then = known + frames * self.action_size
-        states = self._mixture(known_then, frames * sizes)
+        states = self._mixture(known_then, frames * sizes, components=config.state_components)
         staged = StagedEnergy(
             self._correction(actions, known, self.action_size),
             self._correction(states, known_then, sizes),
@@ -198,9 +202,14 @@ class TrajectoryEBM(TrajectoryModel):
         return self._mixture(self.condition_size, self.target_size)
 
     def _mixture(
-        self, condition_size: int, size: int, blocks: int = 0, clip: bool = False
+        self,
+        condition_size: int,
+        size: int,
+        blocks: int = 0,
+        clip: bool = False,
+        components: int | None = None,
     ) -> MixtureProposal:
-        count, least_share = self.config.components, self.config.least_share
+        count, least_share = components or self.config.components, self.config.least_share
         outputs = MixtureProposal.outputs(size, count, blocks)
         network = make_network(self.network_config, condition_size, 0, outputs, per_frame=False)
         return MixtureProposal(MixtureHead(network), join, count, blocks, least_share=least_share, clip=clip)
