@@ -64,9 +64,10 @@ diffusion --model diffusion --conditioning joint --iterations $$((90000 / $(SHOR
 mixture --model mixture --conditioning joint --iterations $$((40000 / $(SHORTER))) --learning-rate 0.004
 ebm-denoising --model ebm --conditioning joint --training denoising --denoising.batch-size 256 --iterations $$((60000 / $(SHORTER)))
 ebm-on --init $(STUDY)/runs/ebm --iterations $$((48000 / $(SHORTER))) --learning-rate 0.001 --energy-start $$((42000 / $(SHORTER)))
+ebm-longer --init $(STUDY)/runs/ebm-on --uniform-actions --iterations $$((60000 / $(SHORTER))) --learning-rate 0.001 --energy-start $$((42000 / $(SHORTER)))
 flow-on --init $(STUDY)/runs/flow --iterations $$((105000 / $(SHORTER))) --learning-rate 0.001
 ebm-small --model ebm --conditioning joint --network.width 128 --correction-width 64 --iterations $$((100000 / $(SHORTER))) --learning-rate 0.004
-ebm-fast --model ebm --conditioning joint --network.width 128 --correction-width 64 --network.window-frames 2 --iterations $$((10000 / $(SHORTER)))
+ebm-fast --model ebm --conditioning joint --network.width 160 --network.whitening None --components 6 --correction-width 64 --network.window-frames 2 --iterations $$((64000 / $(SHORTER))) --learning-rate 0.004
 gaussian --model gaussian --conditioning joint --iterations $$((6000 / $(SHORTER)))
 fc --model fc --iterations $$((20000 / $(SHORTER)))
 fc-spectral --model fc --spectral-norm --iterations $$((15000 / $(SHORTER)))
@@ -90,9 +91,9 @@ study: install
 			--ema-decay 0.998 --validate-every 1000 $$(test -d $(STUDY)/runs/$$name && echo --resume) || exit 1; \
 	done
 	cd $(STUDY)/runs && $(CURDIR)/$(PY) $(CURDIR)/scripts/compare.py --data ../data --out ../report --overwrite \
-		--rollouts 2000 --runs ebm-on ebm ebm-small ebm-fast ebm-denoising flow-on flow diffusion mixture gaussian fc fc-spectral
+		--rollouts 2000 --runs ebm-longer ebm-on ebm ebm-small ebm-fast ebm-denoising flow-on flow diffusion mixture gaussian fc fc-spectral
 	cd $(STUDY)/runs && $(CURDIR)/$(PY) $(CURDIR)/scripts/compare.py --data ../data --out ../report-actions \
-		--overwrite --rollouts 2000 --runs ebm-actions fc-actions
+		--overwrite --rollouts 2000 --told-actions --runs ebm-longer ebm-actions fc-actions
 
 bench: install
 	$(PY) -m pip install --quiet --editable ".[peers]"
