@@ -8,6 +8,7 @@ import torch
 
 from ebm_traj.datasets.statistics import with_training_statistics
 from ebm_traj.errors import InputError
+from ebm_traj.trajectory import pretrained
 from ebm_traj.trajectory.ebm import EBMConfig, TrajectoryEBM
 from ebm_traj.trajectory.fc import FCConfig, FCModel
 from ebm_traj.trajectory.files import load
@@ -78,6 +79,20 @@ def test_a_pruned_model_is_saved_and_loaded(toy, tmp_path):
     known = told(small)
     x = small.proposal.sample(known)
     assert torch.equal(back.proposal.log_prob(x, known), small.proposal.log_prob(x, known))
+
+
+def test_the_command_ships_a_pruned_model(toy, toy_folder, tmp_path, monkeypatch, call_script):
+    monkeypatch.setattr(pretrained, "ROOT", tmp_path / "pretrained")
+    model = build(toy, "joint", (0, 3))
+    model.card = {"env_id": toy.env_id}
+    model.save(tmp_path / "run")
+    ship = ["--run", str(tmp_path / "run"), "--name", "toy", "--prune"]
+    call_script("ship_model", *ship, str(toy_folder))
+    shipped = load(tmp_path / "pretrained" / "toy")
+    assert shipped.config.components == shipped.config.state_components == 2
+    assert "import ebm_traj" in (tmp_path / "pretrained" / "toy" / "README.md").read_text()
+    with pytest.raises(SystemExit):
+        call_script("ship_model", *ship, str(tmp_path / "nothing"))
 
 
 def test_what_cannot_be_pruned_is_named(toy):
