@@ -29,6 +29,11 @@ class Energy(nn.Module):
         raise TypeError(f"{type(self).__name__} does not define forward(x, condition)")
 
     @property
+    def needs_autograd(self) -> bool:
+        """Whether chains take its gradient by autograd; False where it is written out for all of them."""
+        return True
+
+    @property
     def learned(self) -> "Energy":
         """The part with parameters to learn: what a contrastive loss compares and keeps small."""
         return self

@@ -339,6 +339,10 @@ class ResidualEnergy(Energy):
     def learned(self) -> Energy:
         return self.correction
 
+    @property
+    def needs_autograd(self) -> bool:
+        return self.correction.needs_autograd or not isinstance(self.proposal, MixtureProposal)
+
     def forward(self, x: Tensor, condition: Condition = UNCONDITIONAL) -> Tensor:
         return self.correction(x, condition) + self._base(x, condition)
 

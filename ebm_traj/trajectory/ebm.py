@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ebm_traj.core.annealing import AnnealConfig, anneal
+from ebm_traj.core.backends import backend
 from ebm_traj.core.chains import run_langevin
 from ebm_traj.core.combined import CombinedObjective, Part
 from ebm_traj.core.contrastive import ContrastiveConfig, ContrastiveDivergence
@@ -303,6 +304,10 @@ class TrajectoryEBM(TrajectoryModel):
             )
         self._sampler = config
         self.spent = Spent()
+
+    @property
+    def _needs_autograd(self) -> bool:
+        return self.window_energy.needs_autograd or backend() == "autograd"
 
     _sampler: Sampler | None = None
     spent: Spent = Spent()

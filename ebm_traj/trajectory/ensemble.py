@@ -29,6 +29,10 @@ class MeanEnergy(Energy):
         self.parts = nn.ModuleList(parts)
         self.weights = tuple(weights)
 
+    @property
+    def needs_autograd(self) -> bool:
+        return any(cast(Energy, part).needs_autograd for part in self.parts)
+
     def forward(self, x: Tensor, condition: Condition = UNCONDITIONAL) -> Tensor:
         return self._mean([part(x, condition) for part in self.parts])
 

@@ -75,6 +75,10 @@ class StagedEnergy(Energy):
         self.states = states
         self.parts = parts
 
+    @property
+    def needs_autograd(self) -> bool:
+        return self.actions.needs_autograd or self.states.needs_autograd
+
     def forward(self, x: Tensor, condition: Condition = UNCONDITIONAL) -> Tensor:
         actions, states, known = self.parts.split(x, condition)
         return self.actions(actions, condition) + self.states(states, known)

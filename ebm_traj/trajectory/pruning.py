@@ -14,6 +14,7 @@ from ebm_traj.errors import InputError
 from ebm_traj.trajectory.ebm import TrajectoryEBM
 from ebm_traj.trajectory.joint import JointProposal
 from ebm_traj.trajectory.model import TrajectoryModel
+from ebm_traj.trajectory.networks import parameter_count
 from ebm_traj.trajectory.rehearsal import require_same_spaces
 from ebm_traj.trajectory.windows import open_windows
 
@@ -50,7 +51,7 @@ def pruned(
             if name.startswith(prefix) and values.shape != state[name].shape:
                 state[name] = _of_components(state[name], mixture, places)
     small.load_state_dict(state)
-    small.card = dict(model.card)
+    small.card = {**model.card, "parameters": parameter_count(small)}
     return small.eval().requires_grad_(False)
 
 

@@ -30,6 +30,10 @@ class WindowEnergy(Energy):
         self.levels = levels
         self.x_size = network.window_frames * frame_size
 
+    @property
+    def needs_autograd(self) -> bool:
+        return False
+
     def forward(self, x: Tensor, condition: Condition = UNCONDITIONAL) -> Tensor:
         return self.given(self.network.encode(join(condition)), x, condition.get(LEVEL))
 

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from ebm_traj.core.backends import use
 from ebm_traj.core.contrastive import ContrastiveConfig
 from ebm_traj.core.langevin import LangevinConfig
 from ebm_traj.core.trainer import TrainerConfig
@@ -111,6 +112,17 @@ def test_the_states_alone_are_the_same_sample(model):
     alone = model.sample(CONTEXT, 4, 5, past_actions=BEFORE, generator=generator)
     both, _ = draw(model, 5, 4, seed=3)
     assert torch.equal(alone, both)
+
+
+def test_samples_may_be_differentiated_afterwards(model):
+    states, actions = draw(model, 2, 3)
+    assert not states.is_inference() and not actions.is_inference()
+    states.requires_grad_(True)
+    model.path_energy(CONTEXT, states, actions, BEFORE).sum().backward()
+    assert float(states.grad.abs().max()) > 0
+    with use("autograd"):  # whose chains need its books
+        again, _ = draw(model, 2, 3)
+    assert torch.allclose(again, states.detach(), atol=1e-4)
 
 
 def test_a_loaded_model_gives_the_same_samples_and_half_precision_nearly_so(model, tmp_path):
