@@ -307,7 +307,7 @@ class TrajectoryEBM(TrajectoryModel):
 
     @property
     def _needs_autograd(self) -> bool:
-        return self.window_energy.needs_autograd or backend() == "autograd"
+        return self.config.has_levels or self.window_energy.needs_autograd or backend() == "autograd"
 
     _sampler: Sampler | None = None
     spent: Spent = Spent()

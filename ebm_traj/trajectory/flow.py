@@ -233,6 +233,10 @@ class DiffusionModel(TrajectoryModel):
         super().__init__(config, *args, **kwargs)
         self.denoiser = Denoiser(_frame_network(self), config.data_std)
 
+    @property
+    def _needs_autograd(self) -> bool:
+        return True  # for the slope of the surrogate
+
     def objective(self) -> Objective:
         return Diffusion(self.denoiser, self.config.levels)
 
