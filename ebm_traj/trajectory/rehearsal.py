@@ -7,6 +7,7 @@ et al. 2017, 1705.08690; Robins 1995), of which there is no end.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -182,13 +183,18 @@ def take_weights(model: TrajectoryModel, trained: TrajectoryModel) -> None:
     try:
         model.load_state_dict(model.weights_of(trained))
     except RuntimeError as error:
-        ours, theirs = dataclasses.asdict(model.network_config), dataclasses.asdict(trained.network_config)
-        apart = [
-            f"{name.replace('_', ' ')} {theirs[name]}, here {value}"
-            for name, value in ours.items()
-            if theirs[name] != value
-        ]
-        reason = "; ".join(apart) or str(error).splitlines()[1].strip()[:200]
+        apart = _apart(model.network_config, trained.network_config) or _apart(model.config, trained.config)
+        reason = apart or str(error).splitlines()[1].strip()[:200]
         raise InputError(
             f"model to go on from: its networks are others ({reason}); accepted are the same"
         ) from error
+
+
+def _apart(ours: Any, theirs: Any) -> str:
+    """Which plain settings of two configurations of one class differ."""
+    return "; ".join(
+        f"{field.name.replace('_', ' ')} {getattr(theirs, field.name)}, here {getattr(ours, field.name)}"
+        for field in dataclasses.fields(ours)
+        if getattr(ours, field.name) != getattr(theirs, field.name)
+        and not dataclasses.is_dataclass(getattr(ours, field.name))
+    )

@@ -90,7 +90,7 @@ def test_training_goes_on_from_a_model_without_uniform_actions(toy, tmp_path, ga
     chance = torch.sigmoid(torch.tensor(RARE, dtype=torch.float64))
     expected = (1 - chance) * before + chance * inside / 4
     assert torch.allclose(model.proposal.actions.log_prob(x, told).double().exp(), expected, rtol=1e-4)
-    with pytest.raises(InputError, match="model to go on from: its networks are others"):
+    with pytest.raises(InputError, match=r"networks are others \(uniform actions True, here False\)"):
         train(toy, "ebm", gaussians.config, settings, tmp_path / "back", fabric=cpu, start_from=model)
 
 
