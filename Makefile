@@ -60,7 +60,7 @@ demo: install
 define STUDY_MODELS
 ebm --model ebm --conditioning joint --iterations $$((36000 / $(SHORTER))) --learning-rate 0.004
 flow --model flow --conditioning joint --iterations $$((90000 / $(SHORTER))) --learning-rate 0.003
-diffusion --model diffusion --conditioning joint --iterations $$((90000 / $(SHORTER))) --learning-rate 0.003
+diffusion --model diffusion --conditioning joint --network.whitening None --iterations $$((90000 / $(SHORTER))) --learning-rate 0.003
 mixture --model mixture --conditioning joint --iterations $$((40000 / $(SHORTER))) --learning-rate 0.004
 ebm-denoising --model ebm --conditioning joint --training denoising --denoising.batch-size 256 --iterations $$((60000 / $(SHORTER)))
 ebm-on --init $(STUDY)/runs/ebm --iterations $$((48000 / $(SHORTER))) --learning-rate 0.001 --energy-start $$((42000 / $(SHORTER)))
