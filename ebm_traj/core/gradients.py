@@ -270,6 +270,11 @@ def silu_and_slope(h: Tensor) -> tuple[Tensor, Tensor]:
     return silu(h), silu.slope
 
 
+def beyond_walls(x: Tensor, walled: Tensor) -> Tensor:
+    """Which rows (B,) of x (B, n) lie beyond [-1, 1] somewhere where they are `walled` (B, n)."""
+    return ((x.detach().abs() > 1) & walled).any(-1)
+
+
 class BoundWithQuadratic:
     """A bound energy plus 1/2 sum_i precision_i (x_i - centre_i)^2, and perhaps walls."""
 
@@ -285,11 +290,7 @@ class BoundWithQuadratic:
 
     def __call__(self, x: Tensor) -> Tensor:
         value = self.energy(x) + 0.5 * (self.precision * (x - self.centre).square()).sum(-1)
-        return value if self.walled is None else value.masked_fill(self._beyond(x), math.inf)
-
-    def _beyond(self, x: Tensor) -> Tensor:
-        assert self.walled is not None
-        return ((x.detach().abs() > 1) & self.walled).any(1)
+        return value if self.walled is None else value.masked_fill(beyond_walls(x, self.walled), math.inf)
 
     def value_and_gradient(self, x: Tensor, need_value: bool = True) -> tuple[Tensor, Tensor]:
         value, gradient = self.energy.value_and_gradient(x, need_value)
@@ -298,7 +299,7 @@ class BoundWithQuadratic:
         if need_value:
             value = value.add_(away.mul_(pull).sum(1), alpha=0.5)
             if self.walled is not None:
-                value.masked_fill_(self._beyond(x), math.inf)
+                value.masked_fill_(beyond_walls(x, self.walled), math.inf)
         return value, gradient.add_(pull)
 
     def mlp_form(self) -> MLPForm | None:

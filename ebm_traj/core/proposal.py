@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ebm_traj.core.energy import UNCONDITIONAL, Condition, Energy, EnergyOfX
-from ebm_traj.core.gradients import BoundEnergy, BoundWithQuadratic
+from ebm_traj.core.gradients import BoundEnergy, BoundWithQuadratic, beyond_walls
 from ebm_traj.errors import InputError
 
 LOG_SCALE_RANGE = (math.log(0.1), 0.5)  # of the learned Gaussian, in units of the data's own scale
@@ -206,15 +206,15 @@ class MixtureProposal(Proposal):
 
     def mixture(self, condition: Condition) -> Mixture:
         """The mixture of each row; scales are softly bounded, so that gradients never die at a bound."""
-        logits, means, log_scales, uniform = self._numbers(self._values(condition))
+        logits, means, log_scales, uniform = self.numbers(self._values(condition))
         log_scales = self._bounded(log_scales, self.first_log_scales)
         return Mixture(logits.log_softmax(-1), means, log_scales, uniform)
 
     def _values(self, condition: Condition) -> Tensor:
         return self.network(self.read(condition))
 
-    def _numbers(self, values: Tensor) -> Mixture:
-        """What the network gives: weights are not normalised here, nor scales bounded."""
+    def numbers(self, values: Tensor) -> Mixture:
+        """What the network gives (B, outputs), taken apart: weights not normalised, scales not bounded."""
         count, last = self.components, self.components * self.blocks
         uniform = values[:, -last:].unflatten(1, (count, -1)) if last else None
         means, log_scales = values[:, count : values.shape[1] - last].unflatten(1, (2, count, -1)).unbind(1)
@@ -235,13 +235,13 @@ class MixtureProposal(Proposal):
         the chain walks to. A chain that also keeps to its component (`ResidualEnergy`) is stationary from the
         start.
         """
-        return self._draw(self._numbers(self._values(condition)), generator)
+        return self._draw(self.numbers(self._values(condition)), generator)
 
     @torch.no_grad()
     def draws(self, condition: Condition, times: int, generator: torch.Generator | None = None) -> Tensor:
         # the network is asked once for each row
         values = self._values(condition).repeat_interleave(times, dim=0)
-        return self._draw(self._numbers(values), generator).x
+        return self._draw(self.numbers(values), generator).x
 
     def left_in(self, logits: Tensor) -> Tensor:
         """Logits (B, K) of weights, those of components below `least_share` of the likeliest set to -inf."""
@@ -402,8 +402,8 @@ def component_energy(x: Tensor, condition: Condition) -> Tensor:
     boxed = condition.get(BOXED)
     if boxed is None:
         return 0.5 * white.square().sum(-1)
-    outside = ((x.detach().abs() > 1) & (boxed > 0)).any(-1)
-    return (0.5 * white.square() * (1 - boxed)).sum(-1) + torch.where(outside, math.inf, 0.0)
+    energy = (0.5 * white.square() * (1 - boxed)).sum(-1)
+    return energy.masked_fill(beyond_walls(x, boxed > 0), math.inf)
 
 
 def box_log_prob(x: Tensor) -> Tensor:

@@ -6,9 +6,7 @@ from typing import Any, Literal, Protocol, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from ebm_traj.core.gradients import (
-    InputGradient,
-)
+from ebm_traj.core.gradients import InputGradient
 
 T = TypeVar("T")
 Architecture = Literal["mlp", "residual", "temporal"]

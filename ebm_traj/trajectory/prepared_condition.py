@@ -3,9 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ebm_traj.core.gradients import (
-    InputGradient,
-)
+from ebm_traj.core.gradients import InputGradient
 from ebm_traj.trajectory.conditional import ConditionalNetwork, set_to_zero
 from ebm_traj.trajectory.whitening import Whitening
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ebm_traj.core.energy import Condition
-from ebm_traj.core.proposal import MixtureProposal
+from ebm_traj.core.proposal import MixtureProposal, Proposal
 from ebm_traj.core.seeding import seeded_generator
 from ebm_traj.datasets.recording import Recording
 from ebm_traj.errors import InputError
@@ -34,7 +34,7 @@ def pruned(
 
     Raises InputError for a model whose chains do not start from a mixture, and if the recording does not fit.
     """
-    if not isinstance(model, TrajectoryEBM) or model.config.proposal != "mixture" or model.config.has_levels:
+    if not isinstance(model, TrajectoryEBM) or not _starts_from_mixtures(model.proposal):
         raise InputError(f"pruning: this {model.kind} model does not start its chains from a mixture")
     require_same_spaces(model, [recording])
     state, kept = model.state_dict(), {}
@@ -53,6 +53,11 @@ def pruned(
     small.load_state_dict(state)
     small.card = {**model.card, "parameters": parameter_count(small)}
     return small.eval().requires_grad_(False)
+
+
+def _starts_from_mixtures(proposal: Proposal) -> bool:
+    parts = (proposal.actions, proposal.states) if isinstance(proposal, JointProposal) else (proposal,)
+    return all(isinstance(part, MixtureProposal) for part in parts)
 
 
 def _mixtures(
@@ -79,11 +84,11 @@ def _mixtures(
 
 def _of_components(values: Tensor, mixture: MixtureProposal, kept: Tensor) -> Tensor:
     """The rows (n', ...) of a layer's weights or biases (n, ...) that give the kept components' numbers."""
-    count, blocks = mixture.components, mixture.blocks
-    size = (len(values) // count - 1 - blocks) // 2
-    weights, gaussians, uniform = values.split([count, 2 * count * size, count * blocks])
-    means, scales = (each[kept] for each in gaussians.unflatten(0, (2, count, size)))
+    numbers = mixture.numbers(values.view(len(values), -1).t())
+    scales = numbers.log_scales[:, kept]
     if values.dim() == 1:  # scales are learned against first ones, which go by a component's number
         scales = scales + mixture.first_log_scales[kept] - mixture.first_scales(len(kept)).to(scales)
-    chances = uniform.view(count, blocks, *values.shape[1:])[kept]
-    return torch.cat([weights[kept], means.flatten(0, 1), scales.flatten(0, 1), chances.flatten(0, 1)])
+    parts = [numbers.log_weights[:, kept], numbers.means[:, kept].flatten(1), scales.flatten(1)]
+    if numbers.uniform is not None:
+        parts.append(numbers.uniform[:, kept].flatten(1))
+    return torch.cat(parts, dim=1).t().reshape(-1, *values.shape[1:])

@@ -10,6 +10,7 @@ from ebm_traj.datasets.statistics import with_training_statistics
 from ebm_traj.errors import InputError
 from ebm_traj.trajectory import pretrained
 from ebm_traj.trajectory.ebm import EBMConfig, TrajectoryEBM
+from ebm_traj.trajectory.ensemble import EnergyEnsemble
 from ebm_traj.trajectory.fc import FCConfig, FCModel
 from ebm_traj.trajectory.files import load
 from ebm_traj.trajectory.joint import ACTIONS
@@ -102,6 +103,8 @@ def test_what_cannot_be_pruned_is_named(toy):
     gaussian = EBMConfig(NETWORK, proposal="gaussian")
     with pytest.raises(InputError, match="does not start its chains from a mixture"):
         pruned(TrajectoryEBM(gaussian, spec, -BOX, BOX), toy)
+    with pytest.raises(InputError, match="this ensemble model does not start its chains from a mixture"):
+        pruned(EnergyEnsemble([build(toy, "joint", (1,)), build(toy, "joint", (2,))]), toy)
     with pytest.raises(InputError, match="state components: 0"):
         dataclasses.replace(gaussian, state_components=0)
     other = TrajectoryEBM(EBMConfig(NETWORK), spec, -2 * BOX, BOX)
