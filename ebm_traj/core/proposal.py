@@ -1,6 +1,5 @@
 """Where chains start: a fixed noise, noise around a known point, a learned Gaussian or a mixture of them."""
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ebm_traj.core.clipping import before_clipping
 from ebm_traj.core.energy import UNCONDITIONAL, Condition, Energy, EnergyOfX
 from ebm_traj.core.gradients import BoundEnergy, BoundWithQuadratic, beyond_walls
 from ebm_traj.errors import InputError
@@ -20,7 +20,6 @@ FIRST_LOG_SCALES = (math.log(0.1), 0.0)
 FARTHEST = 1e6  # standard deviations; beyond, squares overflow and a density is 0 for any purpose
 UNIFORM_STD = 1 / math.sqrt(3)  # of the uniform distribution on [-1, 1]
 BOX_REACH = 5.0  # a box of n dimensions is walked in this share / n of it: walls turn back two steps in three
-WIDEST_CLIPPED = 0.75  # standard deviation in [-1, 1] that a draw may be widened to keep
 BOX_ROUNDING = 1e-5  # actions at a bound, scaled in float32, may lie this far outside
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
@@ -359,30 +358,6 @@ class ResidualEnergy(Energy):
         if CENTRE in condition:
             return component_energy(x, condition)
         return -self.proposal.log_prob(x, condition)
-
-
-def before_clipping(scale: Tensor) -> Tensor:
-    """Scales (...) of Gaussians about 0 that, clipped to [-1, 1], have the standard deviations `scale` (...).
-
-    Those above `WIDEST_CLIPPED` stay as they are: no exploration of a box is as wide.
-    """
-    wide, left = _clipped_scales(scale.dtype, scale.device)
-    place = torch.searchsorted(left, scale.clamp_max(WIDEST_CLIPPED).contiguous()).clamp(1, len(left) - 1)
-    below, above = left[place - 1], left[place]
-    found = torch.lerp(wide[place - 1], wide[place], (scale - below) / (above - below))
-    return torch.where((scale < left[0]) | (scale > WIDEST_CLIPPED), scale, found)
-
-
-@functools.cache
-@torch.inference_mode(False)
-def _clipped_scales(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Scales (T,) of Gaussians about 0, and what is left of each by clipping to [-1, 1]."""
-    scales = torch.linspace(0.2, 2.0, 256, dtype=torch.float64)
-    edge, normal = 1 / scales, torch.distributions.Normal(*torch.tensor([0.0, 1.0], dtype=torch.float64))
-    outside = 2 * (1 - normal.cdf(edge))
-    inside = 1 - outside - 2 * edge * normal.log_prob(edge).exp()  # of the variance of a unit normal
-    left = (scales.square() * inside + outside).sqrt()
-    return scales.to(device, dtype), left.to(device, dtype)
 
 
 def require_share(share: float) -> None:

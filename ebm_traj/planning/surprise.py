@@ -15,12 +15,13 @@ from ebm_traj.core.proposal import Mixture, MixtureProposal, gaussian_log_prob, 
 from ebm_traj.core.seeding import seeded_generator
 from ebm_traj.errors import InputError
 from ebm_traj.trajectory.codec import WindowCodec
-from ebm_traj.trajectory.ebm import TrajectoryEBM, walk
+from ebm_traj.trajectory.ebm import TrajectoryEBM
 from ebm_traj.trajectory.fc import FCModel
 from ebm_traj.trajectory.gaussian import GaussianModel
 from ebm_traj.trajectory.joint import ACTIONS, JointProposal, StagedEnergy
 from ebm_traj.trajectory.mixture import MixtureModel
 from ebm_traj.trajectory.model import TrajectoryModel
+from ebm_traj.trajectory.walks import walk
 
 WHOLE = "all"
 DENSITY = "-log q"

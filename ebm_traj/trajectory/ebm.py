@@ -6,15 +6,13 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ebm_traj.core.annealing import AnnealConfig, anneal
+from ebm_traj.core.annealing import AnnealConfig
 from ebm_traj.core.backends import backend
-from ebm_traj.core.chains import run_langevin
 from ebm_traj.core.combined import CombinedObjective, Part
 from ebm_traj.core.contrastive import ContrastiveConfig, ContrastiveDivergence
-from ebm_traj.core.convergence import ConvergedChain, Spent, UntilConverged, run_until_converged
+from ebm_traj.core.convergence import ConvergedChain, Spent, UntilConverged
 from ebm_traj.core.denoising import LEVEL, AtLevel, DenoisingConfig, DenoisingScoreMatching
 from ebm_traj.core.energy import Condition, Energy, energy_and_gradient
-from ebm_traj.core.hmc import run_chain
 from ebm_traj.core.langevin import Chain, LangevinConfig
 from ebm_traj.core.likelihood import Likelihood
 from ebm_traj.core.objectives import Batch, Objective
@@ -38,6 +36,7 @@ from ebm_traj.trajectory.joint import (
 )
 from ebm_traj.trajectory.model import NetworkConfig, TrajectoryModel, join
 from ebm_traj.trajectory.networks import MLP, make_network
+from ebm_traj.trajectory.walks import AnnealedProposal, annealed_gradients, annealed_sample, walk
 from ebm_traj.trajectory.window_energy import WindowEnergy
 
 Training = Literal["contrastive", "ranking", "denoising", "combined"]
@@ -404,70 +403,3 @@ class TrajectoryEBM(TrajectoryModel):
             level = x.new_full((len(x),), self.config.denoising.sigma_min)
             return self.window_energy(x, {**condition, LEVEL: level})
         return self.window_energy(x, condition)
-
-
-class AnnealedProposal(Proposal):
-    """Chains start where a short walk through the noise levels of the energy itself ends."""
-
-    def __init__(self, energy: WindowEnergy, config: AnnealConfig) -> None:
-        super().__init__()
-        self._energy = [energy]  # in a list: its parameters are not the proposal's
-        self.config = config
-
-    def sample(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
-        energy = self._energy[0]
-        return annealed_sample(energy, condition, energy.x_size, self.config, generator)
-
-
-def walk(
-    energy: Energy,
-    proposal: Proposal,
-    condition: Condition,
-    config: LangevinConfig | UntilConverged,
-    generator: torch.Generator | None,
-    unit: Tensor | None = None,
-) -> Chain:
-    """Chains of x (B, n) that start from the proposal.
-
-    Each walks in the scale of its own component, if the proposal has components, else of the proposal; in
-    `unit` if it has none.
-    """
-    start, component = proposal.start(condition, generator)
-    if isinstance(config, LangevinConfig) and not config.steps:
-        return Chain(start, start.new_ones(()))
-    known = {**condition, **component}
-    scale = proposal.scale(known)
-    scale = unit if scale is None else scale
-    if isinstance(config, LangevinConfig):
-        return run_langevin(energy, known, start, config, scale=scale, generator=generator)
-    bound = energy.bind(known)
-    if len(start) < 2:  # one chain cannot tell drift from chance
-        longest = dataclasses.replace(config.chain, steps=config.max_steps)
-        return run_chain(bound, start, longest, scale=scale, generator=generator)
-    limits = {name: getattr(config, name) for name in ("max_steps", "check_every", "tolerance")}
-    return run_until_converged(bound, start, config.chain, **limits, scale=scale, generator=generator)
-
-
-def annealed_gradients(config: AnnealConfig) -> int:
-    """Gradients that `annealed_sample` takes: of the walk, and one for the mean that it starts around."""
-    return config.gradients + 1
-
-
-def annealed_sample(
-    energy: WindowEnergy,
-    condition: Condition,
-    size: int,
-    config: AnnealConfig,
-    generator: torch.Generator | None,
-) -> Tensor:
-    """x (B, size) from noise to data.
-
-    The walk starts around the mean that the energy itself gives at the highest level: from zero, what is left
-    of the mean there, mean / sigma_max, would shift every sample.
-    """
-    known = condition["context"]
-    energy_at = energy.bind_levels(condition)
-    zero = known.new_zeros(len(known), size)
-    _, gradient = energy_and_gradient(energy_at(known.new_full((len(known),), config.sigma_max)), zero)
-    start = torch.empty_like(zero).normal_(generator=generator) - config.sigma_max**2 * gradient
-    return anneal(energy_at, start, config, generator=generator).x

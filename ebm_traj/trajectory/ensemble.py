@@ -15,9 +15,10 @@ from ebm_traj.core.gradients import BoundEnergy, BoundSum
 from ebm_traj.core.objectives import Objective
 from ebm_traj.core.proposal import Proposal, Start
 from ebm_traj.errors import InputError
-from ebm_traj.trajectory.ebm import TrajectoryEBM, annealed_sample
+from ebm_traj.trajectory.ebm import TrajectoryEBM
 from ebm_traj.trajectory.joint import JointProposal, StagedEnergy
 from ebm_traj.trajectory.model import CONFIG_FILE, FORMAT, FORMAT_VERSION, TrajectoryModel
+from ebm_traj.trajectory.walks import annealed_sample
 from ebm_traj.trajectory.window_energy import WindowEnergy
 
 

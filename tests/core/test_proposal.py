@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, distributions, nn
 
+from ebm_traj.core.clipping import before_clipping
 from ebm_traj.core.energy import FunctionEnergy
 from ebm_traj.core.langevin import LangevinConfig, langevin
 from ebm_traj.core.proposal import (
@@ -14,7 +15,6 @@ from ebm_traj.core.proposal import (
     MixtureProposal,
     NoiseProposal,
     Proposal,
-    before_clipping,
     require_share,
 )
 from ebm_traj.errors import InputError
