@@ -123,7 +123,7 @@ def counted(model, monkeypatch):
         calls.append(len(x))
         return real(bound, x)
 
-    for module in ("core.annealing", "core.langevin", "trajectory.ebm"):
+    for module in ("core.annealing", "core.langevin", "trajectory.ebm", "trajectory.walks"):
         monkeypatch.setattr(f"ebm_traj.{module}.energy_and_gradient", counting)
     return calls
 
