@@ -13,6 +13,7 @@ from ebm_traj.core.trainer import TrainerConfig
 from ebm_traj.datasets.recording import Recording
 from ebm_traj.errors import InputError
 from ebm_traj.trajectory.files import load
+from ebm_traj.trajectory.hindsight import Hindsight
 from ebm_traj.trajectory.model import Conditioning
 from ebm_traj.trajectory.presets import CONFIGS, PAPER_CONFIGS, paper_trainer
 from ebm_traj.trajectory.rehearsal import Rehearsal, require_same_kind
@@ -44,6 +45,7 @@ class Args:
     """states: predict states. actions: told the actions to come. joint: predict states and actions."""
     goal: bool | None = None
     """Give the model the `given` dimensions (the goal pose); by default if the recorded policy saw them."""
+    hindsight: Hindsight = dataclasses.field(default_factory=Hindsight)
     paper: bool = False
     """Defaults are the literature's network, sampler and optimiser (ebm and fc)."""
     init: Path | None = None
@@ -119,6 +121,7 @@ def main(args: Any) -> None:
         trainer=args.trainer,
         conditioning=args.conditioning,
         use_given=args.goal,
+        hindsight=args.hindsight,
         inverse_iterations=args.inverse_iterations,
         budget_gb=args.budget_gb,
     )

@@ -112,7 +112,7 @@ def train_image(
         "batch_size": objective.batch_size,
         "gradients_per_iteration": objective.gradients,
         "train_seconds": round(report.seconds, 1),
-        "cpu_seconds": round(report.cpu_seconds, 1),
+        "cpu_seconds": report.cpu_seconds,
         "validation_seconds": round(report.validation_seconds, 1),
         "kept_iteration": report.kept_iteration,
         "validation_score": report.kept_score,

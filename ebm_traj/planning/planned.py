@@ -31,6 +31,8 @@ class PlannedSettings:
     """Steps of a sequence."""
     rounds: int = 4
     """Rounds of the cross-entropy method."""
+    average: bool = False
+    """Act on the mean of the last elites in place of the best sequence."""
     final_weight: float = 1.0
     """Of the goal energy: weight of the last step's angle."""
     position_weight: float = 0.0
@@ -86,6 +88,7 @@ class PlannedPolicy:
             rounds=settings.rounds,
             elites=min(CEMConfig.elites, settings.futures),
             prior_share=settings.prior_share,
+            average=settings.average,
         )
         wish = goal(model.spec, position=settings.position_weight, final=settings.final_weight)
         planner = CEMPlanner(model, config, wish, prior)

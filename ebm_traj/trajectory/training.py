@@ -19,6 +19,7 @@ from ebm_traj.datasets.statistics import with_training_statistics
 from ebm_traj.errors import InputError
 from ebm_traj.trajectory.curves import draw_curves
 from ebm_traj.trajectory.files import model_class, weights_digest
+from ebm_traj.trajectory.hindsight import Hindsight, HindsightWindows, frames_needed
 from ebm_traj.trajectory.model import CONFIG_FILE, Conditioning, TrajectoryModel
 from ebm_traj.trajectory.networks import parameter_count
 from ebm_traj.trajectory.prepared_condition import PreparedCondition
@@ -51,6 +52,8 @@ class TrainSettings:
     """What the model is told beside the context: nothing, or the actions."""
     use_given: bool | None = None
     """Whether given dimensions (the goal) are inputs; None: if the recorded behaviour looked at them."""
+    hindsight: Hindsight = dataclasses.field(default_factory=Hindsight)
+    """Windows that are told a goal reached later in place of the recorded one."""
     inverse_iterations: int = 2000
     """Optimiser steps of the inverse dynamics, with which a rollout acts; 0 for none."""
     inverse_batch_size: int = 512
@@ -112,8 +115,11 @@ def train(
     if start_from is not None:
         take_weights(model, start_from)
     model.to(fabric.device)
-    length = model.context_frames + model.window_frames
-    windows = open_windows(
+    hindsight = settings.hindsight
+    if hindsight.share and not use_given:
+        raise InputError("hindsight: the model is not told the goal; give --goal, or leave hindsight out")
+    length = frames_needed(model.context_frames, model.window_frames, hindsight)
+    windows: Windows = open_windows(
         recording,
         "train",
         length,
@@ -131,6 +137,9 @@ def train(
             for past in earlier
         ]
         windows = MixedWindows(windows, sources, rehearsal.share)
+    if hindsight.share:
+        shown = model.context_frames + model.window_frames
+        windows = HindsightWindows(windows, spec, model.context_frames, shown, hindsight)
     if start_from is None:
         _fit_whitening(model, windows, settings.trainer.seed, fabric)
     identity = {
