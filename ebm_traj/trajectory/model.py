@@ -18,6 +18,7 @@ from ebm_traj.errors import InputError
 from ebm_traj.spec import StateSpec
 from ebm_traj.trajectory.codec import Coordinates, WindowCodec
 from ebm_traj.trajectory.conditional import Architecture
+from ebm_traj.trajectory.inputs import last_past_actions, require_context, require_window, required_actions
 from ebm_traj.trajectory.inverse import InverseDynamics
 from ebm_traj.trajectory.networks import NETWORKS, parameter_count
 
@@ -205,6 +206,13 @@ class TrajectoryModel(nn.Module):
             "models on a mixture of Gaussians, which have a stage for the states alone"
         )
 
+    def _expected_window(self, condition: dict[str, Tensor], actions: Tensor) -> Tensor:
+        """The mean x (B, n) under scaled actions (B, W A); an action-conditional condition holds them too."""
+        raise InputError(
+            f"predict: the mean of a {self.conditioning} {self.kind} model has no closed form; accepted are "
+            "action-conditional fc, and energy models on a mixture of Gaussians"
+        )
+
     def _window_energy(self, x: Tensor, condition: dict[str, Tensor]) -> Tensor:
         """Energy (B,) of windows in coordinates."""
         raise InputError(f"a model of kind '{self.kind}' has no energy")
@@ -333,21 +341,22 @@ class TrajectoryModel(nn.Module):
         generator: torch.Generator | None,
         expected: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        self._check_context(context)
+        require_context(context, self.context_frames, self.spec.size)
         if horizon < 1 or num_samples < 1:
             raise InputError(f"sample: horizon {horizon}, {num_samples} samples; accepted are 1 and more")
         batch = len(context)
         context = context.to(self.device, torch.float32)
         told = self.conditioning == "actions" or (self.conditioning == "joint" and actions is not None)
         if told:
-            actions = self._check_actions(actions, batch, horizon, num_samples).to(self.device, torch.float32)
+            actions = required_actions(actions, batch, num_samples, horizon, self.action_size)
+            actions = actions.to(self.device, torch.float32)
             actions = actions.expand(-1, num_samples, -1, -1).flatten(0, 1)
         else:
             actions = None
         past = None
         if self.action_history:
-            past = self._check_past(past_actions, batch).to(self.device, torch.float32)
-            past = past.repeat_interleave(num_samples, dim=0)
+            past = last_past_actions(past_actions, batch, self.action_history, self.action_size)
+            past = past.to(self.device, torch.float32).repeat_interleave(num_samples, dim=0)
         rows = context.repeat_interleave(num_samples, dim=0)
         chunks, taken = [], []
         for i in range(0, len(rows), MAX_ROWS):
@@ -415,11 +424,7 @@ class TrajectoryModel(nn.Module):
 
         `past_actions` (B, K, A) for models that see them, see `sample`.
         """
-        frames = self.context_frames + self.window_frames
-        if window.dim() != 3 or window.shape[1:] != (frames, self.spec.size):
-            raise InputError(
-                f"window: shape {tuple(window.shape)}; accepted is (batch, {frames}, {self.spec.size})"
-            )
+        require_window(window, self.context_frames + self.window_frames, self.spec.size)
         window = window.to(self.device, torch.float32)
         context, future = window[:, : self.context_frames], window[:, self.context_frames :]
         condition = self.condition(context, actions, past_actions)
@@ -447,8 +452,8 @@ class TrajectoryModel(nn.Module):
         windows = frames.unfold(1, self.context_frames + width, 1).transpose(2, 3).flatten(0, 1)
         seen = None
         if actions is not None and history:
-            past_actions = self._check_past(past_actions, batch).to(actions)
-            before = past_actions.unsqueeze(1).expand(-1, samples, -1, -1)
+            past_actions = last_past_actions(past_actions, batch, history, self.action_size)
+            before = past_actions.to(actions).unsqueeze(1).expand(-1, samples, -1, -1)
             taken = torch.cat([before, actions], dim=2).flatten(0, 1)[:, : history + horizon - width]
             seen = taken.unfold(1, history, 1).transpose(2, 3).flatten(0, 1)
         if actions is not None:
@@ -475,48 +480,6 @@ class TrajectoryModel(nn.Module):
         """Coordinates (B, P) of the one frame (B, 1, D) after the context, whatever W is."""
         repeated = frame.expand(-1, self.window_frames, -1)
         return self.codec.encode(context, repeated)[:, : self.codec.predicted_size]
-
-    # --- checks -----------------------------------------------------------------------------------------
-
-    def _check_context(self, context: Tensor) -> None:
-        expected = (self.context_frames, self.spec.size)
-        if context.dim() != 3 or context.shape[1:] != expected:
-            raise InputError(
-                f"context: shape {tuple(context.shape)}; accepted is (batch, {expected[0]}, {expected[1]})"
-            )
-        if not torch.isfinite(context).all():
-            raise InputError("context: holds NaN or infinite values")
-
-    def _check_past(self, past_actions: Tensor | None, batch: int) -> Tensor:
-        wanted = f"({batch}, {self.action_history}, {self.action_size})"
-        if past_actions is None:
-            raise InputError(f"past_actions: this model sees past actions, {wanted}, and was given none")
-        shape = tuple(past_actions.shape)
-        fits = len(shape) == 3 and shape[0] == batch and shape[2] == self.action_size
-        if not fits or shape[1] < self.action_history:
-            raise InputError(f"past_actions: shape {shape}; accepted is {wanted}")
-        if not torch.isfinite(past_actions[:, -self.action_history :]).all():
-            raise InputError("past_actions: hold NaN or infinite values")
-        return past_actions[:, -self.action_history :]
-
-    def _check_actions(self, actions: Tensor | None, batch: int, horizon: int, samples: int) -> Tensor:
-        if actions is None:
-            raise InputError("actions: this model is action-conditional and was given none")
-        wanted = f"({batch}, 1 or {samples}, {horizon}, {self.action_size})"
-        if actions.dim() != 4 or actions.shape[1] not in (1, samples):
-            raise InputError(f"actions: shape {tuple(actions.shape)}; accepted is {wanted}")
-        if (actions.shape[0], *actions.shape[2:]) != (batch, horizon, self.action_size):
-            raise InputError(f"actions: shape {tuple(actions.shape)}; accepted is {wanted}")
-        if not torch.isfinite(actions).all():
-            raise InputError("actions: hold NaN or infinite values")
-        return actions
-
-    def _expected_window(self, condition: dict[str, Tensor], actions: Tensor) -> Tensor:
-        """The mean x (B, n) under scaled actions (B, W A); an action-conditional condition holds them too."""
-        raise InputError(
-            f"predict: the mean of a {self.conditioning} {self.kind} model has no closed form; accepted are "
-            "action-conditional fc, and energy models on a mixture of Gaussians"
-        )
 
     # --- files ------------------------------------------------------------------------------------------
 

@@ -1,0 +1,48 @@
+"""Checks of what callers hand a trajectory model; each raises InputError with what is accepted."""
+
+import torch
+from torch import Tensor
+
+from ebm_traj.errors import InputError
+
+
+def require_context(context: Tensor, frames: int, size: int) -> None:
+    """A context is (batch, frames, size), and finite."""
+    if context.dim() != 3 or context.shape[1:] != (frames, size):
+        raise InputError(f"context: shape {tuple(context.shape)}; accepted is (batch, {frames}, {size})")
+    if not torch.isfinite(context).all():
+        raise InputError("context: holds NaN or infinite values")
+
+
+def require_window(window: Tensor, frames: int, size: int) -> None:
+    """A window is (batch, frames, size)."""
+    if window.dim() != 3 or window.shape[1:] != (frames, size):
+        raise InputError(f"window: shape {tuple(window.shape)}; accepted is (batch, {frames}, {size})")
+
+
+def last_past_actions(past_actions: Tensor | None, batch: int, history: int, size: int) -> Tensor:
+    """The last `history` of past actions (batch, `history` or more, size), which must be finite."""
+    wanted = f"({batch}, {history}, {size})"
+    if past_actions is None:
+        raise InputError(f"past_actions: this model sees past actions, {wanted}, and was given none")
+    shape = tuple(past_actions.shape)
+    fits = len(shape) == 3 and shape[0] == batch and shape[2] == size
+    if not fits or shape[1] < history:
+        raise InputError(f"past_actions: shape {shape}; accepted is {wanted}")
+    if not torch.isfinite(past_actions[:, -history:]).all():
+        raise InputError("past_actions: hold NaN or infinite values")
+    return past_actions[:, -history:]
+
+
+def required_actions(actions: Tensor | None, batch: int, samples: int, horizon: int, size: int) -> Tensor:
+    """Actions to come, (batch, 1 or samples, horizon, size), which must be given and finite."""
+    if actions is None:
+        raise InputError("actions: this model is action-conditional and was given none")
+    wanted = f"({batch}, 1 or {samples}, {horizon}, {size})"
+    if actions.dim() != 4 or actions.shape[1] not in (1, samples):
+        raise InputError(f"actions: shape {tuple(actions.shape)}; accepted is {wanted}")
+    if (actions.shape[0], *actions.shape[2:]) != (batch, horizon, size):
+        raise InputError(f"actions: shape {tuple(actions.shape)}; accepted is {wanted}")
+    if not torch.isfinite(actions).all():
+        raise InputError("actions: hold NaN or infinite values")
+    return actions
