@@ -39,6 +39,9 @@ def test_a_planner_collects_the_same_bytes_twice_and_is_named_with_its_model(tmp
     together = dataclasses.replace(SMALL, prior="hand-block-small")
     collect(tmp_path / "three", dataclasses.replace(TASK, policy_settings=together), progress=False)
     assert Recording(tmp_path / "three").manifest.policy["sha256"] != policy["sha256"]
+    averaged = dataclasses.replace(SMALL, average=True)  # acts otherwise, from the same draws
+    collect(tmp_path / "four", dataclasses.replace(TASK, policy_settings=averaged), progress=False)
+    assert shards(tmp_path / "four") != shards(tmp_path / "one")
 
 
 @pytest.mark.parametrize(
