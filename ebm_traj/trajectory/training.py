@@ -117,7 +117,7 @@ def train(
     model.to(fabric.device)
     hindsight = settings.hindsight
     if hindsight.share and not use_given:
-        raise InputError("hindsight: the model is not told the goal; give --goal True, or leave hindsight out")
+        raise InputError("hindsight: the model is not told the goal; give --goal True, or leave it out")
     length = frames_needed(model.context_frames, model.window_frames, hindsight)
     windows: Windows = open_windows(
         recording,
