@@ -131,6 +131,19 @@ class StateSpec:
             and all(self.names[i + j].endswith(ending) for j, ending in enumerate(endings))
         ]
 
+    def rotation_and_goal(self, who: str) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Four indices each of the object's quaternion and of its goal's.
+
+        Raises InputError, on behalf of `who`, unless there is one of each.
+        """
+        turned, wanted = self.quaternions, self.given_quaternions
+        if len(turned) != 1 or len(wanted) != 1:
+            raise InputError(
+                f"{who}: the state has {len(turned)} rotations and {len(wanted)} goals for one; "
+                "accepted are one each"
+            )
+        return turned[0], wanted[0]
+
     def read(self, observation: Any) -> NDArray[np.float32]:
         """State(s) (..., D) of an observation or a batch of observations.
 

@@ -28,14 +28,8 @@ def goal(
     of the expert, see `envs.expert`, without its extra weight near the goal. Raises InputError if the state
     has no goal pose.
     """
-    turned, wanted = spec.quaternions, spec.given_quaternions
-    if len(turned) != 1 or len(wanted) != 1:
-        raise InputError(
-            f"goal: the state has {len(turned)} rotations and {len(wanted)} goals for one; "
-            "accepted are one each"
-        )
+    at, to = map(list, spec.rotation_and_goal("goal"))
     names = list(spec.names)
-    at, to = list(turned[0]), list(wanted[0])
     places = [list(range(first - 3, first)) for first in (at[0], to[0])]
     if position and not all(names[i][-2:] in ("_x", "_y", "_z") for place in places for i in place):
         raise InputError("goal: the state has no positions of object and goal; use position=0")

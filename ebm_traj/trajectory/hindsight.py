@@ -12,7 +12,10 @@ from torch import Tensor
 
 from ebm_traj.errors import InputError
 from ebm_traj.spec import StateSpec
+from ebm_traj.trajectory.codec import four
 from ebm_traj.trajectory.windows import Windows
+
+HINDSIGHT = "hindsight"  # what an error is about
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,23 +40,23 @@ def frames_needed(context_frames: int, window_frames: int, hindsight: Hindsight)
     return context_frames + (max(window_frames, hindsight.ahead) if hindsight.share else window_frames)
 
 
+def require_goal(spec: StateSpec, use_given: bool) -> None:
+    """InputError unless the state has one rotation and its goal, and the model is told the goal."""
+    if not use_given:
+        raise InputError(f"{HINDSIGHT}: the model is not told the goal; give --goal True, or leave it out")
+    spec.rotation_and_goal(HINDSIGHT)
+
+
 class HindsightWindows:
-    """Windows of another source, cut to `length`, some of which are told a goal that was reached later."""
+    """Windows of another source, cut to a model's length, some of which are told a goal reached later."""
 
     def __init__(
-        self, windows: Windows, spec: StateSpec, context_frames: int, length: int, hindsight: Hindsight
+        self, windows: Windows, spec: StateSpec, context_frames: int, window_frames: int, hindsight: Hindsight
     ) -> None:
         """`windows` of `frames_needed`. Raises InputError if the state has no one rotation and its goal."""
-        turned, wanted = spec.quaternions, spec.given_quaternions
-        if len(turned) != 1 or len(wanted) != 1:
-            raise InputError(
-                f"hindsight: the state has {len(turned)} rotations and {len(wanted)} goals for one; "
-                "accepted are one each"
-            )
         self.windows, self.hindsight = windows, hindsight
-        self.context_frames, self.length = context_frames, length
-        self.object = slice(int(turned[0][0]), int(turned[0][0]) + 4)
-        self.goal = slice(int(wanted[0][0]), int(wanted[0][0]) + 4)
+        self.context_frames, self.length = context_frames, context_frames + window_frames
+        self.object, self.goal = map(four, spec.rotation_and_goal(HINDSIGHT))
 
     def draw(self, count: int, iteration: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """States (n, L, D) and actions (n, L, A) of `count` windows."""

@@ -19,7 +19,7 @@ from ebm_traj.datasets.statistics import with_training_statistics
 from ebm_traj.errors import InputError
 from ebm_traj.trajectory.curves import draw_curves
 from ebm_traj.trajectory.files import model_class, weights_digest
-from ebm_traj.trajectory.hindsight import Hindsight, HindsightWindows, frames_needed
+from ebm_traj.trajectory.hindsight import Hindsight, HindsightWindows, frames_needed, require_goal
 from ebm_traj.trajectory.model import CONFIG_FILE, Conditioning, TrajectoryModel
 from ebm_traj.trajectory.networks import parameter_count
 from ebm_traj.trajectory.prepared_condition import PreparedCondition
@@ -108,6 +108,9 @@ def train(
     use_given = settings.use_given if start_from is None else start_from.use_given
     if use_given is None:
         use_given = bool(recording.policy["goal_conditioned"])
+    hindsight = settings.hindsight
+    if hindsight.share:
+        require_goal(spec, use_given)
     if hasattr(config, "for_run"):
         config = config.for_run(settings.trainer.iterations)
     torch.manual_seed(settings.trainer.seed)  # of the initial weights
@@ -115,9 +118,6 @@ def train(
     if start_from is not None:
         take_weights(model, start_from)
     model.to(fabric.device)
-    hindsight = settings.hindsight
-    if hindsight.share and not use_given:
-        raise InputError("hindsight: the model is not told the goal; give --goal True, or leave it out")
     length = frames_needed(model.context_frames, model.window_frames, hindsight)
     windows: Windows = open_windows(
         recording,
@@ -138,8 +138,7 @@ def train(
         ]
         windows = MixedWindows(windows, sources, rehearsal.share)
     if hindsight.share:
-        shown = model.context_frames + model.window_frames
-        windows = HindsightWindows(windows, spec, model.context_frames, shown, hindsight)
+        windows = HindsightWindows(windows, spec, model.context_frames, model.window_frames, hindsight)
     if start_from is None:
         _fit_whitening(model, windows, settings.trainer.seed, fabric)
     identity = {

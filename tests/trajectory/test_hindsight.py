@@ -38,7 +38,7 @@ def windows_of(hindsight: Hindsight) -> HindsightWindows:
     actions = np.arange(FRAMES, dtype=np.float32)[:, None]
     length = frames_needed(CONTEXT, WINDOW, hindsight)
     source = ResidentWindows(states, actions, np.arange(FRAMES - length + 1), length, CPU)
-    return HindsightWindows(source, SPEC, CONTEXT, CONTEXT + WINDOW, hindsight)
+    return HindsightWindows(source, SPEC, CONTEXT, WINDOW, hindsight)
 
 
 def test_goals_are_reached_one_to_so_many_steps_after_the_context():
