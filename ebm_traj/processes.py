@@ -1,9 +1,12 @@
-"""What every worker process does first."""
+"""Ctrl-C and the end of the parent, with worker processes: what they and their parent do about them."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
 
 
 def begin_worker() -> None:
@@ -18,3 +21,46 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
+
+
+@contextlib.contextmanager
+def births_without_ctrl_c() -> Iterator[None]:
+    """Processes started inside inherit that Ctrl-C is held back: it goes to the whole group, born or not."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def ctrl_c_only_where_asked() -> Iterator[Callable[[], None]]:
+    """Inside, the first Ctrl-C has its effect (KeyboardInterrupt) when the function given is next called.
+
+    Raised wherever the program happens to be, it leaves locks of `concurrent.futures` held now and then,
+    and the pool's own thread then waits for them for ever. A second Ctrl-C acts at once.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
+        yield lambda: None  # ignored, or another thread's affair
+        return
+    act: Callable[[int, FrameType | None], object] = before
+    pressed = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.signal(signal.SIGINT, act)
+
+    def ask() -> None:
+        if pressed:
+            act(signal.SIGINT, None)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield ask
+    finally:
+        signal.signal(signal.SIGINT, act)

@@ -1,9 +1,6 @@
 """Worker processes, each making whole shards, for environments that have no vector form of their own."""
 
-import contextlib
 import multiprocessing
-import signal
-from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -14,7 +11,7 @@ from ebm_traj.collect.shards import Report, collect_one_by_one, policy_of
 from ebm_traj.datasets.manifest import Manifest
 from ebm_traj.datasets.shard import write_shard
 from ebm_traj.errors import RunError
-from ebm_traj.processes import begin_worker
+from ebm_traj.processes import begin_worker, births_without_ctrl_c, ctrl_c_only_where_asked
 
 POLL_SECONDS = 0.2
 
@@ -49,13 +46,17 @@ def collect_in_processes(
         seen = now
 
     try:
-        with _ctrl_c_held_back():  # submitting starts the workers, which inherit this
-            pending: set[Future[None]] = {pool.submit(_make_shard, out, manifest, shard) for shard in shards}
-        while pending:
-            done, pending = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-            for future in done:
-                future.result()
-            forward()
+        with ctrl_c_only_where_asked() as ask:
+            with births_without_ctrl_c():
+                pending: set[Future[None]] = {
+                    pool.submit(_make_shard, out, manifest, shard) for shard in shards
+                }
+            while pending:
+                done, pending = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+                forward()
+                ask()
     except BrokenProcessPool:
         raise RunError(
             f"{out}: a worker process ended (out of memory, or killed); go on with --resume"
@@ -65,19 +66,6 @@ def collect_in_processes(
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextlib.contextmanager
-def _ctrl_c_held_back() -> Iterator[None]:
-    """Ctrl-C goes to the whole group, also to a worker that is only being born; the parent decides."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin_worker(counts: Any) -> None:

@@ -10,12 +10,13 @@ from typing import Any, Literal, get_args
 from ebm_traj.ebgan.grid import GridPoint
 from ebm_traj.ebgan.grid_run import Budget, Judge, run_point
 from ebm_traj.errors import InputError, RunError
-from ebm_traj.processes import begin_worker
+from ebm_traj.processes import begin_worker, births_without_ctrl_c, ctrl_c_only_where_asked
 from ebm_traj.ray_cluster import run_with_ray
 
 Engine = Literal["local", "ray"]
 Task = tuple[GridPoint, int]
 """A point and the number of its repetition."""
+POLL_SECONDS = 0.2
 RETRIES = 3  # of a run whose Ray worker died
 
 _judge: Judge | None = None  # of this process
@@ -71,12 +72,15 @@ def _in_processes(tasks: Sequence[Task], budget: Budget, workers: int) -> Iterat
     try:
         waiting = list(reversed(tasks))
         pending: set[Future[dict[str, Any]]] = set()
-        while waiting or pending:
-            while waiting and len(pending) < workers:  # no more, so that an interrupt ends soon
-                pending.add(pool.submit(_run, budget, waiting.pop()))
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield future.result()
+        with ctrl_c_only_where_asked() as ask:
+            while waiting or pending:
+                while waiting and len(pending) < workers:  # no more, so that an interrupt ends soon
+                    with births_without_ctrl_c():
+                        pending.add(pool.submit(_run, budget, waiting.pop()))
+                done, pending = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
+                ask()
     except BrokenProcessPool:
         raise RunError(
             "a worker process ended (out of memory, or killed); go on by the same command"
