@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from ebm_traj.trajectory.ebm import EBMConfig, TrajectoryEBM
     from ebm_traj.trajectory.fc import FCConfig, FCModel
     from ebm_traj.trajectory.files import load
-    from ebm_traj.trajectory.model import NetworkConfig, TrajectoryModel
+    from ebm_traj.trajectory.model import TrajectoryModel
+    from ebm_traj.trajectory.network_config import NetworkConfig
     from ebm_traj.trajectory.training import TrainSettings, train
 
 __version__ = "0.1.0"
@@ -27,7 +28,7 @@ _HOME = {
     "EBMConfig": "trajectory.ebm",
     "FCConfig": "trajectory.fc",
     "FCModel": "trajectory.fc",
-    "NetworkConfig": "trajectory.model",
+    "NetworkConfig": "trajectory.network_config",
     "Recording": "datasets.recording",
     "Rollout": "planning.rollout_data",
     "TrainSettings": "trajectory.training",

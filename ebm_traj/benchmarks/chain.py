@@ -35,7 +35,7 @@ from ebm_traj.benchmarks.paired import (
 )
 from ebm_traj.core.langevin import LangevinConfig, langevin
 from ebm_traj.errors import InputError
-from ebm_traj.trajectory.model import NetworkConfig
+from ebm_traj.trajectory.network_config import NetworkConfig
 from ebm_traj.trajectory.window_energy import WindowEnergy
 
 Chain = Callable[[Tensor, bool], Tensor]

@@ -29,7 +29,7 @@ from ebm_traj.core.objectives import Batch
 from ebm_traj.core.proposal import NoiseProposal
 from ebm_traj.core.trainer import Trainer, TrainerConfig
 from ebm_traj.errors import InputError, RunError
-from ebm_traj.trajectory.model import NetworkConfig
+from ebm_traj.trajectory.network_config import NetworkConfig
 from ebm_traj.trajectory.window_energy import WindowEnergy
 
 REPLAYED = 0.7

@@ -34,7 +34,8 @@ from ebm_traj.trajectory.joint import (
     PartObjective,
     StagedEnergy,
 )
-from ebm_traj.trajectory.model import NetworkConfig, TrajectoryModel, join
+from ebm_traj.trajectory.model import TrajectoryModel, join
+from ebm_traj.trajectory.network_config import NetworkConfig
 from ebm_traj.trajectory.networks import MLP, make_network
 from ebm_traj.trajectory.walks import AnnealedProposal, annealed_gradients, annealed_sample, walk
 from ebm_traj.trajectory.window_energy import WindowEnergy

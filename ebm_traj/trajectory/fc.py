@@ -9,7 +9,8 @@ from torch.nn.utils import parametrizations
 from ebm_traj.core.energy import Condition
 from ebm_traj.core.objectives import Objective, Regression
 from ebm_traj.errors import InputError
-from ebm_traj.trajectory.model import NetworkConfig, TrajectoryModel, join
+from ebm_traj.trajectory.model import TrajectoryModel, join
+from ebm_traj.trajectory.network_config import NetworkConfig
 from ebm_traj.trajectory.networks import make_network
 
 

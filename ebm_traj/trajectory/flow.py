@@ -13,7 +13,8 @@ from ebm_traj.core.objectives import Batch, Objective
 from ebm_traj.errors import InputError
 from ebm_traj.trajectory.conditional import ConditionalNetwork
 from ebm_traj.trajectory.fc import require_rows
-from ebm_traj.trajectory.model import NetworkConfig, TrajectoryModel, join
+from ebm_traj.trajectory.model import TrajectoryModel, join
+from ebm_traj.trajectory.network_config import NetworkConfig
 from ebm_traj.trajectory.networks import make_network
 
 Times = Literal["uniform", "logit_normal"]

@@ -11,7 +11,8 @@ from ebm_traj.core.objectives import Batch, Objective
 from ebm_traj.core.proposal import gaussian_log_prob, soft_bound
 from ebm_traj.errors import InputError
 from ebm_traj.trajectory.fc import FramePredictor, require_rows
-from ebm_traj.trajectory.model import NetworkConfig, TrajectoryModel
+from ebm_traj.trajectory.model import TrajectoryModel
+from ebm_traj.trajectory.network_config import NetworkConfig
 
 Propagation = Literal["ts_infinity", "ts1"]
 

@@ -10,7 +10,8 @@ from ebm_traj.core.objectives import Objective
 from ebm_traj.core.proposal import MixtureProposal, require_share
 from ebm_traj.errors import InputError
 from ebm_traj.trajectory.fc import FramePredictor, require_rows
-from ebm_traj.trajectory.model import NetworkConfig, TrajectoryModel, join
+from ebm_traj.trajectory.model import TrajectoryModel, join
+from ebm_traj.trajectory.network_config import NetworkConfig
 
 
 @dataclasses.dataclass(frozen=True)

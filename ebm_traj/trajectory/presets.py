@@ -8,7 +8,7 @@ from ebm_traj.core.trainer import TrainerConfig
 from ebm_traj.trajectory.ebm import EBMConfig
 from ebm_traj.trajectory.fc import FCConfig
 from ebm_traj.trajectory.files import MODELS
-from ebm_traj.trajectory.model import NetworkConfig
+from ebm_traj.trajectory.network_config import NetworkConfig
 
 PAPER_ITERATIONS = 166_000
 PAPER_NETWORK = NetworkConfig(

@@ -11,7 +11,8 @@ from ebm_traj.core.energy import UNCONDITIONAL, Condition, Energy
 from ebm_traj.core.objectives import Batch, Objective
 from ebm_traj.errors import InputError
 from ebm_traj.trajectory.fc import FramePredictor, require_rows
-from ebm_traj.trajectory.model import NetworkConfig, TrajectoryModel, join
+from ebm_traj.trajectory.model import TrajectoryModel, join
+from ebm_traj.trajectory.network_config import NetworkConfig
 
 Biases = Literal["network", "linear"]
 

@@ -9,7 +9,8 @@ from ebm_traj.core.annealing import EnergyAt
 from ebm_traj.core.denoising import LEVEL
 from ebm_traj.core.energy import UNCONDITIONAL, Condition, Energy, EnergyOfX
 from ebm_traj.core.gradients import InputGradient, MLPForm, MLPGradient
-from ebm_traj.trajectory.model import NetworkConfig, join
+from ebm_traj.trajectory.model import join
+from ebm_traj.trajectory.network_config import NetworkConfig
 from ebm_traj.trajectory.networks import make_network, squeeze_last
 
 

@@ -13,7 +13,7 @@ from ebm_traj.core.objectives import Batch
 from ebm_traj.errors import InputError
 from ebm_traj.spec import StateSpec
 from ebm_traj.trajectory.files import load
-from ebm_traj.trajectory.model import NetworkConfig
+from ebm_traj.trajectory.network_config import NetworkConfig
 from ebm_traj.trajectory.rbm import RBMConfig, RBMModel
 
 NETWORK = NetworkConfig(context_frames=1, width=24, depth=1)

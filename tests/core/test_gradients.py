@@ -9,7 +9,7 @@ from ebm_traj.core.gradients import COLUMNS, BoundEnergy, FullColumns, mlp_form
 from ebm_traj.core.langevin import LangevinConfig, langevin
 from ebm_traj.core.proposal import CENTRE, SCALE, MixtureProposal, ResidualEnergy
 from ebm_traj.errors import InputError
-from ebm_traj.trajectory.model import NetworkConfig
+from ebm_traj.trajectory.network_config import NetworkConfig
 from ebm_traj.trajectory.window_energy import WindowEnergy
 
 B, KNOWN, FRAME = 7, 5, 3

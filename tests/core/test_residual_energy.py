@@ -12,7 +12,7 @@ from ebm_traj.core.gradients import BoundEnergy, mlp_form
 from ebm_traj.core.langevin import LangevinConfig, langevin
 from ebm_traj.core.objectives import Batch
 from ebm_traj.core.proposal import BOXED, CENTRE, SCALE, MixtureProposal, ResidualEnergy
-from ebm_traj.trajectory.model import NetworkConfig
+from ebm_traj.trajectory.network_config import NetworkConfig
 from ebm_traj.trajectory.window_energy import WindowEnergy
 
 ROWS = 20_000

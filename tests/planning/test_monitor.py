@@ -27,7 +27,7 @@ from ebm_traj.trajectory.fc import FCConfig, FCModel
 from ebm_traj.trajectory.flow import FlowConfig, FlowModel
 from ebm_traj.trajectory.gaussian import GaussianConfig, GaussianModel
 from ebm_traj.trajectory.mixture import MixtureConfig, MixtureModel
-from ebm_traj.trajectory.model import NetworkConfig
+from ebm_traj.trajectory.network_config import NetworkConfig
 
 STATE, ACTION, FRAMES = 4, 2, 3
 SPEC = dataclasses.replace(

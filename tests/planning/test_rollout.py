@@ -21,7 +21,7 @@ from ebm_traj.planning.rollout_data import Rollout
 from ebm_traj.planning.sampling import PlannerConfig, SamplingPlanner
 from ebm_traj.trajectory.ebm import EBMConfig
 from ebm_traj.trajectory.fc import FCConfig
-from ebm_traj.trajectory.model import NetworkConfig
+from ebm_traj.trajectory.network_config import NetworkConfig
 from ebm_traj.trajectory.training import TrainSettings, train
 
 NETWORK = NetworkConfig(context_frames=2, width=32, depth=2, architecture="mlp")

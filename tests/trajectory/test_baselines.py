@@ -18,7 +18,8 @@ from ebm_traj.trajectory.fc import FCConfig, FCModel
 from ebm_traj.trajectory.flow import DiffusionConfig, DiffusionModel, FlowConfig, FlowModel, follow
 from ebm_traj.trajectory.gaussian import MEMBER, GaussianConfig, GaussianModel
 from ebm_traj.trajectory.mixture import MixtureConfig, MixtureModel
-from ebm_traj.trajectory.model import CONFIG_FILE, WEIGHTS_FILE, NetworkConfig, TrajectoryModel
+from ebm_traj.trajectory.model import CONFIG_FILE, WEIGHTS_FILE, TrajectoryModel
+from ebm_traj.trajectory.network_config import NetworkConfig
 
 NETWORK = NetworkConfig(context_frames=1, width=48, depth=2)
 GENERATIVE = {

@@ -20,7 +20,7 @@ from ebm_traj.trajectory.ebm import EBMConfig, TrajectoryEBM
 from ebm_traj.trajectory.ensemble import EnergyEnsemble
 from ebm_traj.trajectory.fc import FCConfig, FCModel
 from ebm_traj.trajectory.guided import GuidedModel
-from ebm_traj.trajectory.model import NetworkConfig
+from ebm_traj.trajectory.network_config import NetworkConfig
 
 NETWORK = NetworkConfig(context_frames=2, width=8, depth=2)
 BOX = np.ones(2, np.float32)

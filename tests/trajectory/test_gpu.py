@@ -8,7 +8,7 @@ from ebm_traj.core.langevin import LangevinConfig
 from ebm_traj.core.trainer import TrainerConfig
 from ebm_traj.trajectory.ebm import EBMConfig
 from ebm_traj.trajectory.files import load
-from ebm_traj.trajectory.model import NetworkConfig
+from ebm_traj.trajectory.network_config import NetworkConfig
 from ebm_traj.trajectory.training import TrainSettings, make_fabric, train
 
 pytestmark = [

@@ -10,7 +10,7 @@ from ebm_traj.errors import InputError
 from ebm_traj.spec import StateSpec
 from ebm_traj.trajectory.fc import FCConfig
 from ebm_traj.trajectory.hindsight import Hindsight, HindsightWindows, frames_needed
-from ebm_traj.trajectory.model import NetworkConfig
+from ebm_traj.trajectory.network_config import NetworkConfig
 from ebm_traj.trajectory.training import TrainSettings, train
 from ebm_traj.trajectory.windows import ResidentWindows
 

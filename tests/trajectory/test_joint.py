@@ -13,7 +13,7 @@ from ebm_traj.errors import InputError
 from ebm_traj.trajectory.ebm import RARE, EBMConfig
 from ebm_traj.trajectory.fc import FCConfig
 from ebm_traj.trajectory.files import load
-from ebm_traj.trajectory.model import NetworkConfig
+from ebm_traj.trajectory.network_config import NetworkConfig
 from ebm_traj.trajectory.training import TrainSettings, make_fabric, train
 
 NETWORK = NetworkConfig(context_frames=2, width=32, depth=2, architecture="mlp", context_noise=0.02)

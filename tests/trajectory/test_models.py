@@ -16,7 +16,7 @@ from ebm_traj.errors import InputError
 from ebm_traj.trajectory.ebm import EBMConfig
 from ebm_traj.trajectory.fc import FCConfig
 from ebm_traj.trajectory.files import load
-from ebm_traj.trajectory.model import NetworkConfig
+from ebm_traj.trajectory.network_config import NetworkConfig
 from ebm_traj.trajectory.networks import make_network
 from ebm_traj.trajectory.prepared_condition import PreparedCondition
 from ebm_traj.trajectory.presets import paper_ebm, paper_fc, paper_trainer

@@ -13,7 +13,7 @@ from ebm_traj.errors import InputError
 from ebm_traj.trajectory.ebm import EBMConfig, TrajectoryEBM
 from ebm_traj.trajectory.fc import FCConfig, FCModel
 from ebm_traj.trajectory.flow import FlowConfig, FlowModel
-from ebm_traj.trajectory.model import NetworkConfig
+from ebm_traj.trajectory.network_config import NetworkConfig
 
 NETWORK = NetworkConfig(context_frames=2, width=8, depth=2)
 START_ALONE = ContrastiveConfig(langevin=LangevinConfig(steps=0))

@@ -12,7 +12,8 @@ from ebm_traj.datasets.statistics import with_training_statistics
 from ebm_traj.errors import InputError
 from ebm_traj.trajectory import pretrained
 from ebm_traj.trajectory.fc import FCConfig, FCModel
-from ebm_traj.trajectory.model import NetworkConfig, TrajectoryModel
+from ebm_traj.trajectory.model import TrajectoryModel
+from ebm_traj.trajectory.network_config import NetworkConfig
 
 PROJECT = Path(__file__).parents[2]
 

@@ -14,7 +14,7 @@ from ebm_traj.trajectory.ensemble import EnergyEnsemble
 from ebm_traj.trajectory.fc import FCConfig, FCModel
 from ebm_traj.trajectory.files import load
 from ebm_traj.trajectory.joint import ACTIONS
-from ebm_traj.trajectory.model import NetworkConfig
+from ebm_traj.trajectory.network_config import NetworkConfig
 from ebm_traj.trajectory.pruning import pruned
 
 NETWORK = NetworkConfig(context_frames=2, width=8, depth=2)

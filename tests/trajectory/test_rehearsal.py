@@ -16,7 +16,7 @@ from ebm_traj.trajectory.fc import FCConfig
 from ebm_traj.trajectory.files import load
 from ebm_traj.trajectory.gaussian import GaussianConfig
 from ebm_traj.trajectory.learning_on import LearningOnConfig, ratio, study
-from ebm_traj.trajectory.model import NetworkConfig
+from ebm_traj.trajectory.network_config import NetworkConfig
 from ebm_traj.trajectory.rehearsal import (
     MixedWindows,
     Rehearsal,

@@ -13,7 +13,7 @@ from ebm_traj.core.langevin import LangevinConfig
 from ebm_traj.datasets.statistics import with_training_statistics
 from ebm_traj.trajectory.ebm import EBMConfig, TrajectoryEBM
 from ebm_traj.trajectory.files import MODELS
-from ebm_traj.trajectory.model import NetworkConfig
+from ebm_traj.trajectory.network_config import NetworkConfig
 from ebm_traj.trajectory.validation import ValidationScore, make_validation, sampler_figures
 
 NETWORK = NetworkConfig(context_frames=2, width=8, depth=2)

@@ -15,7 +15,7 @@ from ebm_traj.datasets.statistics import with_training_statistics
 from ebm_traj.errors import InputError
 from ebm_traj.trajectory.ebm import EBMConfig
 from ebm_traj.trajectory.fc import FCConfig, FCModel
-from ebm_traj.trajectory.model import NetworkConfig
+from ebm_traj.trajectory.network_config import NetworkConfig
 from ebm_traj.trajectory.networks import make_network
 from ebm_traj.trajectory.prepared_condition import PreparedCondition
 from ebm_traj.trajectory.training import TrainSettings, train

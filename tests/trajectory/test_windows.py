@@ -15,7 +15,7 @@ from ebm_traj.datasets.shard import ShardData, write_shard
 from ebm_traj.errors import InputError
 from ebm_traj.trajectory.ebm import EBMConfig
 from ebm_traj.trajectory.fc import FCConfig
-from ebm_traj.trajectory.model import NetworkConfig
+from ebm_traj.trajectory.network_config import NetworkConfig
 from ebm_traj.trajectory.training import TrainSettings, make_fabric, train
 from ebm_traj.trajectory.windows import DrawnWindows, ResidentWindows, StreamedWindows, open_windows
 

@@ -20,7 +20,7 @@ from ebm_traj.datasets.branches import Branches
 from ebm_traj.errors import InputError
 from ebm_traj.trajectory.ebm import EBMConfig
 from ebm_traj.trajectory.fc import FCConfig
-from ebm_traj.trajectory.model import NetworkConfig
+from ebm_traj.trajectory.network_config import NetworkConfig
 from ebm_traj.trajectory.training import TrainSettings, make_fabric, train
 from ebm_traj.yardstick.sweep import CONVERGED, chain_of, picture, settings_of, sweep, text_table
 
