@@ -293,7 +293,6 @@ class MixtureProposal(Proposal):
         boxed = nn.functional.logsigmoid(uniform) + box_log_prob(x)
         return (log_weights + torch.logaddexp(gaussian, boxed).sum(-1)).logsumexp(-1)
 
-    @torch.no_grad()
     def mean_and_scale(self, condition: Condition) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (B, n) of the whole mixture: within its components and between them."""
         log_weights, means, log_scales, uniform = self.mixture(condition)
@@ -307,6 +306,7 @@ class MixtureProposal(Proposal):
         spread = (weights * (variances + (means - centre[:, None]).square())).sum(1)
         return centre, spread.sqrt()
 
+    @torch.no_grad()
     def scale(self, condition: Condition) -> Tensor | None:
         """The scale of the chain's own component if the condition holds it, else the whole mixture's."""
         return condition[SCALE] if SCALE in condition else self.mean_and_scale(condition)[1]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ebm_traj.errors import InputError
+from ebm_traj.planning.descent import DescentConfig, descend
 from ebm_traj.planning.energies import FutureEnergy, named, total
 from ebm_traj.planning.following import follow
 from ebm_traj.planning.plan import Plan, late
@@ -44,6 +45,8 @@ class CEMConfig:
     energy_weight: float = 0.0
     """Of that joint model's energy of states and actions beside the wishes, per nat of a window: plans that
     leave its data, where the dynamics err, cost (Du, Lin & Mordatch 2019, 1909.06878)."""
+    descent: DescentConfig = dataclasses.field(default_factory=DescentConfig)
+    """Gradient steps from what the last round found, on the wishes and that energy."""
 
     def __post_init__(self) -> None:
         if self.particles < 0:
@@ -87,8 +90,10 @@ class CEMPlanner:
                 found = f"its conditioning is '{prior.conditioning}'"
             if found:
                 raise InputError(f"CEM prior: {found}; accepted is a joint model of the same state")
-        if self.config.energy_weight and not (self.prior and self.prior.has_energy):
-            raise InputError("CEM energy weight: needs a joint model with an energy, as model or prior")
+        if not (self.prior and self.prior.has_energy):
+            descent = self.config.descent
+            if self.config.energy_weight or (descent.steps and descent.energy_weight):
+                raise InputError("CEM energy weight: needs a joint model with an energy, as model or prior")
         self.context_frames = max(m.context_frames for m in (model, self.prior) if m is not None)
         self._mean: Tensor | None = None
 
@@ -142,14 +147,34 @@ class CEMPlanner:
             if late(deadline, longest):  # the next one would end after it
                 settled = rounds == config.rounds
                 break
-        self._mean = mean
         chosen = wish.argmin(1)
-        if config.average:
+        if config.descent.steps:
+            best = scaled[torch.arange(batch, device=scaled.device), chosen]
+            mean = self._descend(context, past_actions, mean if config.average else best, deadline)
+        self._mean = mean
+        if config.average or config.descent.steps:
             middle = model.unscale_actions(mean)[:, None]
             future, value = self._judge(context, past_actions, middle, generator)
             states, actions = torch.cat([future, states], 1), torch.cat([middle, actions], 1)
             wish, chosen = torch.cat([value, wish], 1), torch.zeros_like(chosen)
         return Plan(states, actions, wish, chosen, rounds, settled)
+
+    def _descend(
+        self, context: Tensor, past_actions: Tensor, start: Tensor, deadline: float | None
+    ) -> Tensor:
+        """The scaled actions (B, H, A) that a descent from `start` ends at."""
+        weight = self.config.descent.energy_weight
+        seen = context[:, -self.model.context_frames :]
+
+        def judge(scaled: Tensor) -> Tensor:
+            actions = self.model.unscale_actions(scaled)[:, None]
+            future = self.model.predict(seen, actions, past_actions=past_actions)
+            wish = total(self.energies, future[:, 0])
+            if not weight:
+                return wish
+            return wish + weight * self._energy(context, past_actions, future, actions)[:, 0]
+
+        return descend(start, judge, self.config.descent, deadline)
 
     def _judge(
         self, context: Tensor, past_actions: Tensor, actions: Tensor, generator: torch.Generator

@@ -275,17 +275,18 @@ class TrajectoryModel(nn.Module):
             )
         return futures, actions
 
-    @torch.no_grad()
     def predict(self, context: Tensor, actions: Tensor, *, past_actions: Tensor | None = None) -> Tensor:
         """Futures (B, M, H, D) of contexts (B, C, D) under actions (B, M, H, A), each frame the mean of the
         model's distribution given the frames before: without chance, so that plans can be told apart.
 
-        Deterministic models do so anyway. Raises InputError for models whose mean has no closed form.
+        Deterministic models do so anyway. Where actions require a gradient, they get one. Raises InputError
+        for models whose mean has no closed form.
         """
         if self.conditioning == "states":
             raise InputError("predict: the model predicts without actions; accepted are actions and joint")
         horizon, count = actions.shape[2], actions.shape[1]
-        return self._sample(context, horizon, count, actions, past_actions, None, expected=True)[0]
+        with torch.set_grad_enabled(actions.requires_grad and torch.is_grad_enabled()):
+            return self._sample(context, horizon, count, actions, past_actions, None, expected=True)[0]
 
     def _sample(
         self,
@@ -332,8 +333,12 @@ class TrajectoryModel(nn.Module):
         return False
 
     def _fast(self) -> contextlib.AbstractContextManager[Any]:
-        """Operations as small as a plan's cost a tenth less where torch keeps no books for autograd."""
-        possible = self.device.type == "cpu" and not self._needs_autograd
+        """Operations as small as a plan's cost a tenth less where torch keeps no books for autograd.
+
+        It must keep them where actions are to get a gradient.
+        """
+        asked = self._needs_autograd or torch.is_grad_enabled()
+        possible = self.device.type == "cpu" and not asked
         return torch.inference_mode() if possible else contextlib.nullcontext()
 
     def _roll(

@@ -8,6 +8,7 @@ import torch
 
 from ebm_traj.errors import InputError
 from ebm_traj.planning.cem import CEMConfig, CEMPlanner
+from ebm_traj.planning.descent import DescentConfig
 from ebm_traj.planning.policy import PlanningPolicy
 from ebm_traj.planning.sampling import PlannerConfig, SamplingPlanner, systematic
 from ebm_traj.spec import StateSpec
@@ -202,3 +203,29 @@ def test_cem_weighs_the_priors_energy_against_the_wish(particles):
         CEMPlanner(Point(), CEMConfig(energy_weight=1.0), hurry)
     with pytest.raises(InputError, match="energy weight: -1"):
         CEMConfig(energy_weight=-1.0)
+
+
+@pytest.mark.parametrize("average", [False, True])
+def test_cem_descends_from_what_it_sampled(average):
+    """To the closed form of the test above, which eight samples come nowhere near."""
+    hurry = lambda states: -states[..., 0].mean(-1)  # noqa: E731
+    best = torch.zeros(4, 2)
+    best[:, 0] = SPEED / 2 * torch.tensor([4.0, 3.0, 2.0, 1.0])
+    off = []
+    for steps in (0, 200):
+        config = CEMConfig(
+            futures=8, rounds=1, elites=2, horizon=4, prior_share=0.0, average=average,
+            descent=DescentConfig(steps, rate=0.02, energy_weight=1.0),
+        )  # fmt: skip
+        plan = plan_with(CEMPlanner(Slow(), config, hurry))
+        assert torch.allclose(plan.chosen_states(), Point().predict(*with_actions(plan))[:, 0], atol=1e-6)
+        off.append(float((plan.chosen_actions() - best).abs().max()))
+    assert off[1] < 0.02 < 0.2 < off[0]
+    with pytest.raises(InputError, match="needs a joint model with an energy"):
+        CEMPlanner(Point(), config, hurry)
+
+
+def with_actions(plan):
+    """The present, and what was chosen in it."""
+    actions = plan.chosen_actions()
+    return present(len(actions))[0], actions[:, None]

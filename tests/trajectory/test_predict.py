@@ -74,3 +74,27 @@ def test_models_without_a_mean_say_so(toy):
     frames, actions, past = inputs(joint)
     with pytest.raises(InputError, match="draws its own"):
         joint.sample(frames, 1, 3, actions=actions, **past)
+
+
+@pytest.mark.parametrize(("kind", "conditioning"), [("ebm", "actions"), ("ebm", "joint"), ("fc", "actions")])
+def test_it_hands_a_gradient_to_actions_that_ask_for_one(toy, kind, conditioning):
+    cls, config = (
+        (FCModel, FCConfig(NETWORK)) if kind == "fc" else
+        (TrajectoryEBM, EBMConfig(NETWORK, contrastive=START_ALONE))
+    )  # fmt: skip
+    model = make(toy, cls, config, conditioning)
+    with torch.no_grad():
+        for weight in model.parameters():  # networks begin with zeros in their last layer
+            weight.add_(0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+    frames, actions, past = inputs(model, samples=1, horizon=3)
+    plain = model.predict(frames, actions, **past)
+    asking = actions.clone().requires_grad_(True)
+    found = model.predict(frames, asking, **past)
+    assert torch.allclose(found, plain, atol=1e-5) and not plain.requires_grad
+    (slope,) = torch.autograd.grad(found[..., -1, 0].sum(), asking)
+    aside = torch.randn(actions.shape, generator=torch.Generator().manual_seed(2))
+    step = 1e-2
+    there, back = (model.predict(frames, actions + s * step * aside, **past) for s in (1, -1))
+    change = (there - back)[..., -1, 0].sum() / (2 * step)
+    assert abs(float(change)) > 1e-3
+    assert float((slope * aside).sum()) == pytest.approx(float(change), rel=0.05)
