@@ -33,6 +33,12 @@ class PlannedSettings:
     """Rounds of the cross-entropy method."""
     average: bool = False
     """Act on the mean of the last elites in place of the best sequence."""
+    descent_steps: int = 0
+    """Gradient steps from there, on the goal and the prior's energy; 0 for none."""
+    descent_rate: float = 0.15
+    """Their size, in half-widths of the action box."""
+    descent_energy_weight: float = 0.01
+    """Of the prior's energy, per nat of a window; 0 for the goal alone, which needs no prior."""
     final_weight: float = 1.0
     """Of the goal energy: weight of the last step's angle."""
     position_weight: float = 0.0
@@ -69,6 +75,7 @@ class PlannedPolicy:
         if not settings.model:
             raise InputError("policy 'planner': no model; give --planner.model, a folder of train_traj.py")
         from ebm_traj.planning.cem import CEMConfig, CEMPlanner
+        from ebm_traj.planning.descent import DescentConfig
         from ebm_traj.planning.energies import goal
         from ebm_traj.planning.policy import PlanningPolicy
         from ebm_traj.trajectory.files import load, weights_digest
@@ -89,6 +96,9 @@ class PlannedPolicy:
             elites=min(CEMConfig.elites, settings.futures),
             prior_share=settings.prior_share,
             average=settings.average,
+            descent=DescentConfig(
+                settings.descent_steps, settings.descent_rate, settings.descent_energy_weight
+            ),
         )
         wish = goal(model.spec, position=settings.position_weight, final=settings.final_weight)
         planner = CEMPlanner(model, config, wish, prior)

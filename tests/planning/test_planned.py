@@ -44,6 +44,10 @@ def test_a_planner_collects_the_same_bytes_twice_and_is_named_with_its_model(tmp
     collect(tmp_path / "four", dataclasses.replace(TASK, policy_settings=averaged), progress=False)
     plain, mean = (Recording(tmp_path / name).load("train").actions for name in ("one", "four"))
     assert plain.shape == mean.shape and not np.array_equal(plain, mean, equal_nan=True)
+    downhill = dataclasses.replace(together, descent_steps=4, descent_rate=0.02, descent_energy_weight=0.0)
+    collect(tmp_path / "five", dataclasses.replace(TASK, policy_settings=downhill), progress=False)
+    sampled, descended = (Recording(tmp_path / name).load("train").actions for name in ("three", "five"))
+    assert not np.array_equal(sampled, descended, equal_nan=True)
 
 
 @pytest.mark.parametrize(
@@ -52,6 +56,11 @@ def test_a_planner_collects_the_same_bytes_twice_and_is_named_with_its_model(tmp
         (PlannedSettings(), "ebm_traj/HandBlock-v0", "give --planner.model"),
         (PlannedSettings(model="nowhere"), "ebm_traj/HandBlock-v0", "nowhere: no such folder"),
         (PlannedSettings(model="hand-block-states"), "ebm_traj/HandBlock-v0", "predicts without actions"),
+        (
+            PlannedSettings(model="hand-block-dynamics", descent_steps=1),
+            "ebm_traj/HandBlock-v0",
+            "needs a joint model with an energy",
+        ),
         (SMALL, "Reacher-v5", "20 actions of another box than the 2 of Reacher-v5"),
     ],
 )
