@@ -93,7 +93,10 @@ class CEMPlanner:
         if not (self.prior and self.prior.has_energy):
             descent = self.config.descent
             if self.config.energy_weight or (descent.steps and descent.energy_weight):
-                raise InputError("CEM energy weight: needs a joint model with an energy, as model or prior")
+                raise InputError(
+                    "CEM energy weight: needs a joint model with an energy, as model or prior; without one "
+                    "accepted is 0, for a descent too"
+                )
         self.context_frames = max(m.context_frames for m in (model, self.prior) if m is not None)
         self._mean: Tensor | None = None
 
