@@ -151,11 +151,12 @@ class CEMPlanner:
                 settled = rounds == config.rounds
                 break
         chosen = wish.argmin(1)
-        if config.descent.steps:
+        descends = config.descent.steps > 0 and not late(deadline)
+        if descends:
             best = scaled[torch.arange(batch, device=scaled.device), chosen]
             mean = self._descend(context, past_actions, mean if config.average else best, deadline)
         self._mean = mean
-        if config.average or config.descent.steps:
+        if config.average or descends:
             middle = model.unscale_actions(mean)[:, None]
             future, value = self._judge(context, past_actions, middle, generator)
             states, actions = torch.cat([future, states], 1), torch.cat([middle, actions], 1)

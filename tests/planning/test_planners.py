@@ -225,6 +225,18 @@ def test_cem_descends_from_what_it_sampled(average):
         CEMPlanner(Point(), config, hurry)
 
 
+def test_cem_does_not_descend_after_the_deadline():
+    def choose(steps, deadline=None):
+        config = CEMConfig(
+            rounds=2, horizon=4, prior_share=0.0, descent=DescentConfig(steps, energy_weight=0.0)
+        )
+        planner = CEMPlanner(Point("actions"), config, to(1.0, 0.0))
+        return plan_with(planner, deadline=deadline).chosen_actions()
+
+    assert torch.equal(choose(5, deadline=0.0), choose(0, deadline=0.0))
+    assert not torch.equal(choose(5), choose(0))
+
+
 def with_actions(plan):
     """The present, and what was chosen in it."""
     actions = plan.chosen_actions()
