@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+POLL_SECONDS = 0.2  # at most, from Ctrl-C to the next time that a parent asks for it
+
 
 def begin_worker() -> None:
     """Leave Ctrl-C to the parent, and end when the parent does."""

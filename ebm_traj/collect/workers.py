@@ -11,9 +11,7 @@ from ebm_traj.collect.shards import Report, collect_one_by_one, policy_of
 from ebm_traj.datasets.manifest import Manifest
 from ebm_traj.datasets.shard import write_shard
 from ebm_traj.errors import RunError
-from ebm_traj.processes import begin_worker, births_without_ctrl_c, ctrl_c_only_where_asked
-
-POLL_SECONDS = 0.2
+from ebm_traj.processes import POLL_SECONDS, begin_worker, births_without_ctrl_c, ctrl_c_only_where_asked
 
 _counts: Any = None  # in a worker: shared numbers of episodes and steps made so far, and whether to stop
 EPISODES, STEPS, STOP = range(3)

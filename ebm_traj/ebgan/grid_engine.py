@@ -10,13 +10,12 @@ from typing import Any, Literal, get_args
 from ebm_traj.ebgan.grid import GridPoint
 from ebm_traj.ebgan.grid_run import Budget, Judge, run_point
 from ebm_traj.errors import InputError, RunError
-from ebm_traj.processes import begin_worker, births_without_ctrl_c, ctrl_c_only_where_asked
+from ebm_traj.processes import POLL_SECONDS, begin_worker, births_without_ctrl_c, ctrl_c_only_where_asked
 from ebm_traj.ray_cluster import run_with_ray
 
 Engine = Literal["local", "ray"]
 Task = tuple[GridPoint, int]
 """A point and the number of its repetition."""
-POLL_SECONDS = 0.2
 RETRIES = 3  # of a run whose Ray worker died
 
 _judge: Judge | None = None  # of this process

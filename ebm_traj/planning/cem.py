@@ -173,10 +173,7 @@ class CEMPlanner:
         def judge(scaled: Tensor) -> Tensor:
             actions = self.model.unscale_actions(scaled)[:, None]
             future = self.model.predict(seen, actions, past_actions=past_actions)
-            wish = total(self.energies, future[:, 0])
-            if not weight:
-                return wish
-            return wish + weight * self._energy(context, past_actions, future, actions)[:, 0]
+            return self._value(context, past_actions, future, actions, weight)[:, 0]
 
         return descend(start, judge, self.config.descent, deadline)
 
@@ -187,10 +184,17 @@ class CEMPlanner:
         config, model = self.config, self.model
         seen = context[:, -model.context_frames :]
         futures = follow(model, seen, past_actions, actions, config.particles, generator)
+        value = self._value(context, past_actions, futures, actions, config.energy_weight)
+        return futures[:, :: max(1, config.particles)], value
+
+    def _value(
+        self, context: Tensor, past_actions: Tensor, futures: Tensor, actions: Tensor, weight: float
+    ) -> Tensor:
+        """The wishes and `weight` times the prior's energy (B, M) of plans, as `_energy` takes them."""
         wish = total(self.energies, futures.flatten(0, 1)).view(*actions.shape[:2], -1).mean(2)
-        if config.energy_weight:
-            wish = wish + config.energy_weight * self._energy(context, past_actions, futures, actions)
-        return futures[:, :: max(1, config.particles)], wish
+        if not weight:
+            return wish
+        return wish + weight * self._energy(context, past_actions, futures, actions)
 
     def _energy(self, context: Tensor, past_actions: Tensor, futures: Tensor, actions: Tensor) -> Tensor:
         """The prior's energy (B, M) of plans with futures (B, M P, H, D), actions (B, M, H, A)."""
