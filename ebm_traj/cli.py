@@ -1,6 +1,8 @@
 """How every script starts: a dataclass of arguments read by tyro, bad input answered in one line."""
 
 import json
+import os
+import select
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ Args = TypeVar("Args")
 FAILED = 1
 BAD_INPUT = 2  # the exit code of argparse and tyro for a bad command line
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
+PIPE_CLOSED = 141  # 128 + SIGPIPE
 
 
 def run(main: Callable[[Args], None], args_class: type[Args], argv: list[str] | None = None) -> None:
@@ -23,7 +26,8 @@ def run(main: Callable[[Args], None], args_class: type[Args], argv: list[str] | 
     A class whose defaults depend on the command line (presets do) says so by a static method
     `defaults(argv) -> Args`; one whose fields do, by `class_for(argv) -> type[Args]`.
 
-    Exits with one line on stderr: code 2 on `InputError`, 1 on `RunError`, 130 on Ctrl-C.
+    Exits with one line on stderr: code 2 on `InputError`, 1 on `RunError`, 130 on Ctrl-C. Where what reads
+    its output has ended (`| head`), with code 141 and no line.
     """
     program = Path(sys.argv[0]).name
     try:
@@ -32,13 +36,32 @@ def run(main: Callable[[Args], None], args_class: type[Args], argv: list[str] | 
             args_class = class_for(arguments)
         defaults = getattr(args_class, "defaults", None)
         begin = {"default": defaults(arguments)} if defaults else {}
-        main(tyro.cli(args_class, args=arguments, description=main.__doc__, **begin))
+        try:
+            main(tyro.cli(args_class, args=arguments, description=main.__doc__, **begin))
+        finally:
+            sys.stdout.flush()  # what nobody reads is found out here, not while Python ends
     except (InputError, RunError) as error:
         print(f"{program}: error: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT if isinstance(error, InputError) else FAILED)
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        if not _output_unread():
+            raise
+        sys.exit(PIPE_CLOSED)
+
+
+def _output_unread() -> bool:
+    """Whether it is stdout that nobody reads any more; if so, what is still to be written goes nowhere."""
+    if not hasattr(select, "poll"):  # Windows
+        return False
+    asked = select.poll()
+    asked.register(sys.stdout.fileno(), 0)  # POLLERR, which comes unasked for, is all it is asked for
+    if not asked.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def json_object(option: str, text: str) -> dict[str, Any]:

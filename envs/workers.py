@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ebm_traj.envs.hand_model import HandModel
 from ebm_traj.envs.hand_task import HandTask
+from ebm_traj.processes import ctrl_c_only_where_asked
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -119,7 +120,9 @@ class HandWorkers:
         if self._pool is None or len(indices) < 2:
             drain(self._datas[0])
             return
-        futures = [self._pool.submit(drain, data) for data in self._datas]
-        wait(futures)
+        with ctrl_c_only_where_asked() as ask:
+            futures = [self._pool.submit(drain, data) for data in self._datas]
+            wait(futures)
+            ask()
         for future in futures:
             future.result()
