@@ -21,7 +21,12 @@ from ebm_traj.errors import InputError
 PictureSplit = Literal["train", "validation", "test", "all"]
 
 LUMA = np.array([19595, 38470, 7471])  # ITU-R BT.601 in shares of 2^16, as Pillow rounds it
-SPLIT_STREAM, VALIDATION_STREAM, LIMIT_STREAM = 71, 72, 73  # keep the draws apart from each other
+SPLIT_STREAM, VALIDATION_STREAM, LIMIT_STREAM, ORDER_STREAM = (
+    71,
+    72,
+    73,
+    74,
+)  # keep the draws apart from each other
 SPRITES = 20_000
 TEST_SHARE = 0.2
 """Of a set that has no split of its own."""
@@ -93,7 +98,9 @@ def open_pictures(
     train. A set without a split of its own has a fixed random fifth of its rows as test; "all" is all there
     is. `size` cuts to the central square and resizes by Pillow's area filter; `channels` 3 repeats grey, 1
     takes luma. `limit` takes at most so many pictures of the split, drawn at random. `cache`, the name of an
-    .npz, is written after and read instead of decoding a folder or zip again.
+    .npz, is written after and read instead of decoding a folder or zip again. Rows stand in the order of the
+    files; those that come class after class, as of a folder with a sub-folder for each, in a fixed random
+    one, so that the first rows are a sample of all.
 
     Raises InputError if there is no such set or split, or a file is broken.
     """
@@ -106,7 +113,17 @@ def open_pictures(
     x = read[0] if len(read) == 1 else _joined(read, opened.name)
     y = np.concatenate([part.y[rows] for part, rows in pieces])
     index = np.concatenate([rows if part.index is None else part.index[rows] for part, rows in pieces])
-    return PictureSet(opened.name, split, x, y, opened.class_names, index)
+    found = PictureSet(opened.name, split, x, y, opened.class_names, index)
+    return found.take(_drawn_order(len(y))) if _class_after_class(y) else found
+
+
+def _class_after_class(y: Rows) -> bool:
+    changes = np.count_nonzero(np.diff(y))
+    return 0 < changes == len(np.unique(y)) - 1 < len(y) - 1
+
+
+def _drawn_order(count: int) -> Rows:
+    return np.random.default_rng(np.random.SeedSequence([0, ORDER_STREAM])).permutation(count)
 
 
 def _check(

@@ -92,13 +92,13 @@ def shard_path(folder: Path, number: int) -> Path:
 
 def shard_number(path: Path) -> int:
     """Number of the shard at a path of `shard_path` or `temporary_files`; -1 for another name."""
-    found = re.fullmatch(r"\.?shard-(\d+)\.h5(\.tmp)?", path.name)
+    found = re.fullmatch(r"\.?shard-(\d+)\.h5((\.[0-9a-f]+)?\.tmp)?", path.name)
     return int(found[1]) if found else -1
 
 
 def temporary_files(folder: Path) -> list[Path]:
     """What writers that were killed left in a data set."""
-    return sorted(folder.glob(".*.h5.tmp"))
+    return sorted({*folder.glob(".*.h5.tmp"), *folder.glob(".*.h5.*.tmp")})
 
 
 def write_shard(folder: Path, number: int, manifest: Manifest, data: ShardData) -> Path:

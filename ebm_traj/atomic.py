@@ -1,10 +1,15 @@
 """Files and folders that are seen whole or not at all, whatever happens while they are written."""
 
 import contextlib
+import glob
 import os
+import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
+
+FORGOTTEN_SECONDS = 24 * 3600.0  # no file takes so long to write
 
 
 @contextlib.contextmanager
@@ -12,9 +17,10 @@ def replacing(path: Path) -> Iterator[Path]:
     """Gives a temporary name beside `path` to write to; on leaving, that file is synced and becomes `path`.
 
     After an error the old file is still there and the temporary one is gone; after a crash or a power
-    failure `path` is the old file or the whole new one.
+    failure `path` is the old file or the whole new one. Each writer has a name of its own: of several
+    processes that write the same file the last one's stays.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = _own_name(path)
     try:
         yield temporary
         _sync(temporary)
@@ -48,6 +54,15 @@ def creating_folder(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     _sync(path.parent)
+
+
+def _own_name(path: Path) -> Path:
+    """A new name beside `path`; what killed writers of `path` left there a day ago is removed."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*tmp"):
+        with contextlib.suppress(FileNotFoundError):  # another writer was faster
+            if time.time() - left.stat().st_mtime > FORGOTTEN_SECONDS:
+                left.unlink()
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
 def _sync(path: Path) -> None:

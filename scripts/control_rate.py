@@ -3,6 +3,7 @@
 import dataclasses
 
 from ebm_traj.cli import json_object, run
+from ebm_traj.errors import InputError
 from ebm_traj.planning.sampling import Method
 
 
@@ -34,6 +35,11 @@ class Args:
 
 def main(args: Args) -> None:
     """Time closed-loop control and print p50 and p99."""
+    if args.rollouts < 1:
+        raise InputError(f"--rollouts {args.rollouts}: accepted are 1 and more")
+    if not 0 <= args.warm < args.steps:
+        raise InputError(f"--warm {args.warm}: accepted are 0 to below --steps {args.steps}")
+
     import numpy as np
 
     from ebm_traj.planning.energies import goal

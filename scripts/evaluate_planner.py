@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
+from ebm_traj.atomic import write_atomically
 from ebm_traj.cli import json_object, run
 from ebm_traj.core.backends import SamplerBackend, set_backend
 from ebm_traj.errors import InputError
@@ -57,6 +58,11 @@ class Args:
 def main(args: Args) -> None:
     """Run a planner, and others beside it, and print its success, with 95 % limits, and its compute."""
     set_backend(args.sampler_backend)
+    if args.episodes < 1:
+        raise InputError(f"--episodes {args.episodes}: accepted are 1 and more")
+    if args.planner in args.against:
+        raise InputError(f"--against {args.planner}: that is the planner itself; accepted are the others")
+
     import torch
 
     from ebm_traj.core.langevin import LangevinConfig
@@ -113,14 +119,13 @@ def main(args: Args) -> None:
         num_threads=args.threads,
     )
     found = entries[0].beside(entries[0])
-    if args.json is not None:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        told = json.loads(json.dumps(dataclasses.asdict(args), default=str))
-        told["against"] = {entry.name: entry.beside(entries[0]) for entry in entries[1:]}
-        args.json.write_text(json.dumps({**told, **found}, indent=1))
     print(f"{args.planner} with {args.model}: {args.episodes} episodes from seed {args.seed}")
     print(table(entries))
     print(f"angle at the end {found['rotation_median']:.2f} rad (median)")
+    if args.json is not None:
+        told = json.loads(json.dumps(dataclasses.asdict(args), default=str))
+        told["against"] = {entry.name: entry.beside(entries[0]) for entry in entries[1:]}
+        write_atomically(args.json, json.dumps({**told, **found}, indent=1))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+from ebm_traj.atomic import write_atomically
 from ebm_traj.cli import json_object, run
 from ebm_traj.envs.behaviour import NoiseSettings, RandomSettings, make_policy, policy_record
 from ebm_traj.envs.expert import ExpertSettings
@@ -63,9 +64,9 @@ def main(args: Args) -> None:
         steps=args.steps,
         num_threads=args.workers,
     ).summary()
-    if args.json is not None:
-        args.json.write_text(json.dumps({"policy": record, "env": args.env, **found}, indent=1))
     print(table(args, found))
+    if args.json is not None:
+        write_atomically(args.json, json.dumps({"policy": record, "env": args.env, **found}, indent=1))
 
 
 def table(args: Args, found: dict[str, Any]) -> str:

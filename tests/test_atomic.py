@@ -1,5 +1,8 @@
 """A file is replaced whole, or stays what it was; a folder is there whole, or not at all."""
 
+import os
+import time
+
 import pytest
 
 from ebm_traj.atomic import creating_folder, replacing
@@ -21,6 +24,28 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
         temporary.write_text("half of the n")
         raise KeyboardInterrupt
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    path = tmp_path / "a.txt"
+    with replacing(path) as one:
+        one.write_text("one")
+        with replacing(path) as other:
+            other.write_text("other")
+        assert path.read_text() == "other"
+    assert path.read_text() == "one" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_writer_left_is_removed_a_day_later(tmp_path):
+    path, old, new = tmp_path / "a.txt", tmp_path / ".a.txt.0123.tmp", tmp_path / ".a.txt.4567.tmp"
+    other = tmp_path / ".b.txt.0123.tmp"
+    for left in (old, new, other):
+        left.write_text("half")
+    for left in (old, other):
+        os.utime(left, (time.time() - 25 * 3600,) * 2)
+    with replacing(path) as temporary:
+        temporary.write_text("whole")
+    assert sorted(tmp_path.iterdir()) == sorted([path, new, other])
 
 
 def test_a_folder_appears_when_it_is_whole(tmp_path):

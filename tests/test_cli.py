@@ -55,7 +55,8 @@ def test_output_that_is_read_is_whole(script: Path) -> None:
 
 def test_another_broken_pipe_is_not_hidden(tmp_path: Path) -> None:
     path = tmp_path / "broken.py"
-    path.write_text(SCRIPT.replace('"Write lines."', '"Fail."\n    raise BrokenPipeError("a worker has died")'))
+    failing = SCRIPT.replace('"Write lines."', 'raise BrokenPipeError("a worker has died")')
+    path.write_text(failing)
     done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True)
     assert done.returncode == 1
     assert "BrokenPipeError: a worker has died" in done.stderr

@@ -26,7 +26,7 @@ from ebm_traj.boltzmann.learning import LearningConfig
 from ebm_traj.boltzmann.rbm import RBM
 from ebm_traj.boltzmann.tempering import Path as Tempering
 from ebm_traj.boltzmann.tempering import make_ladder, temper
-from ebm_traj.boltzmann.training import RBMConfig, RBMTrainer
+from ebm_traj.boltzmann.training import TRAINING_FILE, RBMConfig, RBMTrainer
 from ebm_traj.core.logs import read_metrics
 from ebm_traj.core.seeding import seeded_generator
 from ebm_traj.datasets.pictures import open_pictures
@@ -84,7 +84,7 @@ def run_rbm(
         train, held, test = 1 - train, 1 - held, 1 - test
     identity = {"data": data, "rows": len(train), "inverted": inverted, **options}
     trainer = RBMTrainer(config, train, out, validation=held, identity=identity)
-    if resume:
+    if resume and (out / TRAINING_FILE).is_file():  # a run killed before its first checkpoint starts anew
         trainer.resume()
     rbm = trainer.fit()
     test = held_out(test, config.binarisation)

@@ -264,7 +264,7 @@ class ContrastiveDivergence(Objective):
         count = min(self.batch_size, len(self.buffer))
         others, rows = self.buffer.draw(count, generator)
         with torch.no_grad():
-            around = {name: rows[name] for name in condition}
+            around = {name: rows[name] for name in condition if name in rows}  # the rest is the same for all
             reference = _whiten(rows["chain"], self.proposal, around, self.proposal.scale(around)).flatten(1)
         white = _whiten(live, self.proposal, condition, scale).flatten(1)
         own = torch.zeros(len(white), count, dtype=torch.bool, device=white.device)

@@ -226,7 +226,9 @@ class Trainer:
                 tensors = self.step()
                 last = self.iteration == config.iterations
                 look = self.validate is not None and (last or self.iteration % config.validate_every == 0)
-                if last or look or self.iteration % config.log_every == 0:
+                logged = last or look or self.iteration % config.log_every == 0
+                saved = last or self.iteration % config.checkpoint_every == 0
+                if logged or saved:  # what is saved is looked at: a resumed run could not go back before it
                     ranks = gather(self.fabric, {name: float(value) for name, value in tensors.items()})
                     figures = joint_figures(ranks)
                     trouble = self._trouble(ranks)
@@ -234,6 +236,7 @@ class Trainer:
                         self._go_back(trouble, bar)
                         continue
                     self.guard.keep(self.iteration, self.raw, self.optimizer, self.ema.module)
+                if logged:
                     self.seconds = time.perf_counter() - began
                     self.cpu_seconds = time.process_time() - cpu_began
                     if look:  # of weights that the guard has passed
@@ -250,7 +253,7 @@ class Trainer:
                     )
                 bar.n = self.iteration
                 bar.update(0)
-                if last or self.iteration % config.checkpoint_every == 0:
+                if saved:
                     self.seconds = time.perf_counter() - began
                     self.cpu_seconds = time.process_time() - cpu_began
                     self.save()

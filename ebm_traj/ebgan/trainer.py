@@ -145,13 +145,16 @@ class AdversarialTrainer:
                 tensors = self._one()
                 last = self.iteration == settings.iterations
                 scored = self.score is not None and self._due(settings.score_every, last)
-                if scored or self._due(settings.log_every, last):
+                logged = scored or self._due(settings.log_every, last)
+                saved = self._due(settings.checkpoint_every, last)
+                if logged or saved:  # what is saved is looked at: a resumed run could not go back before it
                     figures = {name: float(value) for name, value in tensors.items()}
                     trouble = self.guard.trouble(figures)
                     if trouble:
                         self._go_back(trouble, bar)
                         continue
                     self._keep()
+                if logged:
                     if scored and self.score is not None:
                         generator = seeded_generator(self.model.device, settings.seed, "score")
                         found = self.score(self._shown(settings.score_samples, generator))
@@ -162,7 +165,7 @@ class AdversarialTrainer:
                 if self._due(settings.grid_every, last):
                     self.draw()
                 bar.update(self.iteration - bar.n)
-                if self._due(settings.checkpoint_every, last):
+                if saved:
                     self.seconds = time.perf_counter() - began
                     self.save()
         if self.ema is not None:

@@ -142,7 +142,7 @@ def train_energy(
         _fit(first, energy, batches, config.trainer, out / "first", identity, resume)
     objective = DenoisingScoreMatching(energy, config.refinement or config.denoising)
     _fit(objective, energy, batches, config.trainer, out, identity, resume)
-    return energy.requires_grad_(False)
+    return energy.eval().requires_grad_(False)
 
 
 def train_posteriors(config: PosteriorTrainingConfig, out: Path, *, resume: bool = False) -> FactorPosteriors:
@@ -157,7 +157,7 @@ def train_posteriors(config: PosteriorTrainingConfig, out: Path, *, resume: bool
 
     objective = PosteriorLoss(posteriors, config.levels)
     _fit(objective, posteriors, batches, config.trainer, out, _jsonable(config), resume)
-    return posteriors.requires_grad_(False)
+    return posteriors.eval().requires_grad_(False)
 
 
 class SeenSprites:
@@ -214,7 +214,6 @@ def _fit(
     trainer.raw.load_state_dict(trainer.ema.module.state_dict())
     save_tensors(out / WEIGHTS, network.state_dict(), {})
     save_json(out / SETTINGS, {**identity, "train_seconds": report.seconds, "figures": report.figures})
-    network.eval().requires_grad_(False)
 
 
 def _loaded(network: M, folder: Path) -> M:

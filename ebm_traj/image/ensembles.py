@@ -52,7 +52,7 @@ class Ensemble:
         self.way: Way = way
         self.shape, self.num_classes, self.has_levels = first.shape, first.num_classes, first.has_levels
         self.turn = 0
-        """Of `alternate`: the number of the model that the next gradient is of."""
+        """Of `alternate`: the number of the model that the next gradient is of; 0 as samples are begun."""
         self.config: Any = getattr(first, "config", None)
         self.mean = torch.stack([centre_of(model) for model in models]).mean(0)
 
@@ -70,6 +70,10 @@ class Ensemble:
     def metropolis(self) -> bool:
         """Whether there is an energy that a Metropolis test could ask for."""
         return self.way != "alternate"
+
+    def begin_turns(self) -> None:
+        """The next gradient of `alternate` is the first model's."""
+        self.turn = 0
 
     def energy_at(self, sigma: Tensor | None = None, labels: Tensor | None = None) -> EnergyOfX:
         """The energy of x at levels sigma (B,), under classes labels (B,)."""

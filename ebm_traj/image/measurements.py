@@ -8,6 +8,7 @@ nothing is seen (Kawar et al. 2022, 2201.11793, section 3).
 
 import dataclasses
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,6 +49,13 @@ class Measurement:
     def whole(self) -> bool:
         """Whether every coefficient is seen with a gain of 1: nothing but noise."""
         return bool((self.gains == 1).all())
+
+    def to(self, device: torch.device | str) -> "Measurement":
+        """The same on a device."""
+        tensors: dict[str, Any] = {
+            name: value for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return dataclasses.replace(self, **{name: value.to(device) for name, value in tensors.items()})
 
     @property
     def of_pixels(self) -> bool:

@@ -100,9 +100,9 @@ class UniformPictures(Proposal):
         return self.draw(len(next(iter(condition.values()))), generator)
 
     def centre(self, condition: Condition) -> Tensor:
-        """What samples are compared with where their entropy is estimated: nothing."""
-        rows = len(next(iter(condition.values())))
-        return torch.zeros(rows, *self.shape, device=self.where.device)
+        """(1, C, H, W), whatever the condition: what samples are compared with where their entropy is
+        estimated: nothing."""
+        return torch.zeros(1, *self.shape, device=self.where.device)
 
 
 class PictureContrastive(ContrastiveDivergence):

@@ -143,7 +143,7 @@ def train_probe(config: ProbeConfig, out: Path, *, resume: bool = False) -> Spri
     trainer.fit()
     trainer.raw.load_state_dict(trainer.ema.module.state_dict())
     save_tensors(out / WEIGHTS, probe.state_dict(), {})
-    save_json(out / SETTINGS, {"pixels": config.pixels, "channels": config.channels})
+    save_json(out / SETTINGS, dataclasses.asdict(config))
     return probe.eval().requires_grad_(False)
 
 

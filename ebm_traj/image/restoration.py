@@ -125,7 +125,7 @@ def restore(
     device = device_of(model)
     found = draw_in_batches(
         model,
-        measurement.repeat(count),
+        measurement.to(device).repeat(count),
         config or PosteriorConfig("moments"),
         batch=batch,
         generator=seeded_generator(device, seed, "restoration"),
@@ -140,7 +140,8 @@ def tweedie(model: PictureModel, measurement: Measurement) -> Tensor:
     if not measurement.whole or not measurement.noise > 0 or not model.has_levels:
         raise InputError("one-gradient denoising: needs pictures under noise alone and a model with levels")
     with torch.no_grad():
-        return denoised(energy_of_levels(model), measurement.seen, measurement.noise)
+        seen = measurement.seen.to(device_of(model))
+        return denoised(energy_of_levels(model), seen, measurement.noise)
 
 
 def wiener(measurement: Measurement, train: Tensor) -> Tensor:

@@ -85,7 +85,7 @@ def study(
         seconds = time.process_time() - began
         made = {"seen": measurement.picture(), "linear": wiener(measurement, real)}
         if measurement.whole and model.has_levels:
-            made["one gradient"] = tweedie(model, measurement)
+            made["one gradient"] = tweedie(model, measurement).cpu()
         made |= {"mean of draws": found.mean, "one draw": found.drawn[:, 0]}
         made = {name: values.clamp(-1, 1) for name, values in made.items()}
         figures = {

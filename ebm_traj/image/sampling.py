@@ -191,6 +191,8 @@ def sample(
             raise InputError(f"classes: {len(labels)} of them for {count} samples")
         if int(labels.min()) < 0 or int(labels.max()) >= model.num_classes:
             raise InputError(f"classes: accepted are 0 to {model.num_classes - 1}")
+    if begin_turns := getattr(model, "begin_turns", None):
+        begin_turns()  # the same seed, the same samples
     device, parts, trace, gradients = device_of(model), [], None, 0
     began = time.process_time()
     starts = range(0, count, batch)

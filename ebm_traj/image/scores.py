@@ -142,8 +142,9 @@ def score_samples(
     With `train`, distances to the nearest training pictures, too, against those of the real ones.
     `labels` (N,) are the classes that were asked for.
 
-    Returns count, `samples` and `floor` (dictionaries of figures), and `memory` with `train`. Raises
-    InputError if shapes differ, samples are not finite, or there are too few.
+    Returns count, `samples` and `floor` (dictionaries of figures), and `memory` with `train`, unless `real`
+    are training pictures themselves: their distances to these are 0, which is no measure. Raises InputError
+    if shapes differ, samples are not finite, or there are too few.
     """
     check_samples(samples, real.shape)
     if labels is not None and len(labels) != len(samples):
@@ -156,7 +157,7 @@ def score_samples(
         "samples": reference.score(samples, labels),
         "floor": reference.floor(),
     }
-    if train is not None:
+    if train is not None and real.split not in ("train", "all"):
         library = train if isinstance(train, Library) else Library.of(train, classifier)
         some = min(reference.count, 1000)
         truth = library.nearest(to_tensor(reference.others.x[:some]))

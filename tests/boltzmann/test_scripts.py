@@ -35,6 +35,10 @@ def test_an_rbm_is_trained_measured_and_drawn(call_script, tmp_path, capsys):
     # the same seed gives the same figures; a second run is drawn beside the first
     call_script("train_rbm", "--out", str(tmp_path / "two"), "--beside", str(out), *RBM.split())
     assert json.loads((tmp_path / "two" / "report.json").read_text())["log_z"] == found["log_z"]
+    # killed before its first checkpoint it starts anew
+    (tmp_path / "two" / "training.safetensors").unlink()
+    call_script("train_rbm", "--out", str(tmp_path / "two"), "--resume", *RBM.split())
+    assert json.loads((tmp_path / "two" / "report.json").read_text())["log_z"] == found["log_z"]
     # a finished run resumed goes straight to its report
     call_script("train_rbm", "--out", str(out), "--resume", *RBM.split())
     assert json.loads((out / "report.json").read_text())["log_z"] == found["log_z"]

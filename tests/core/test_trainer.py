@@ -135,6 +135,20 @@ def test_not_a_number_sends_training_back_to_good_weights(tmp_path):
     assert "back to 10" in message and "took a breath" in message
 
 
+def test_what_a_checkpoint_holds_has_been_looked_at(tmp_path):
+    settings = dataclasses.replace(CONFIG, log_every=10, checkpoint_every=13)
+    trainer = make(tmp_path / "whole", Unstable({"loss": float("nan")}), settings)
+    assert trainer.fit().restarts == 1  # at 13, before it is written
+    # killed after that: what is on disk can go on
+    first = make(tmp_path / "cut", Unstable({"loss": float("nan")}), settings)
+    step, first.step = first.step, lambda: step() if first.iteration < 15 else stop()
+    with pytest.raises(KeyboardInterrupt):
+        first.fit()
+    second = make(tmp_path / "cut", Unstable({}), settings)
+    second.resume()
+    assert second.fit().iterations == 40 and torch.isfinite(weights(second)).all()
+
+
 def test_runaway_energies_send_training_back(tmp_path):
     objective = Unstable({"energy": 1e9})
     report = make(tmp_path, objective, dataclasses.replace(CONFIG, log_every=1)).fit()

@@ -203,8 +203,21 @@ def test_class_folders_as_of_imagenet(tmp_path: Path, form: str) -> None:
         path = write_zip(tmp_path / "tree.zip", {root + name: content for name, content in TREE.items()})
     train, test = open_pictures(path, "train", validation=0), open_pictures(path, "test")
     assert train.name == "tree" and train.class_names == ("cat", "dog")
+    train = train.take(np.argsort(train.index))  # the order of the files
     assert train.y.tolist() == [0, 1, 1] and train.x[:, 0, 0, 0].tolist() == [0, 1, 2]
     assert test.x[0, 0, 0, 0] == 7 and test.y.tolist() == [0]
+
+
+def test_rows_that_come_class_after_class_are_mixed_and_others_stay(tmp_path: Path) -> None:
+    tree = {f"train/{c}/{i:02}.png": png(20 * c + i, mode="L") for c in range(3) for i in range(20)}
+    found = open_pictures(write_tree(tmp_path / "tree", tree), "train", validation=0)
+    assert set(found.y[:12]) == {0, 1, 2} and sorted(found.index) == list(range(60))
+    assert (found.x[:, 0, 0, 0] == found.index).all() and (found.y == found.index // 20).all()
+    again = open_pictures(tmp_path / "tree", "train", validation=0)
+    assert (again.index == found.index).all()
+    np.savez(tmp_path / "mixed.npz", x=found.x, y=found.y)
+    kept = open_pictures(tmp_path / "mixed.npz", "all")
+    assert (kept.index == np.arange(60)).all() and (kept.y == found.y).all()
 
 
 def test_a_validation_folder_beside_test_is_the_validation_split(tmp_path: Path) -> None:

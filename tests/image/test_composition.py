@@ -317,6 +317,18 @@ def test_pictures_have_unit_spread_and_are_seen():
     assert float((to_picture(x) - drawn).abs().mean()) < 1e-4
 
 
+def test_the_second_round_trains_the_energy_and_not_the_posteriors(tmp_path):
+    reads = FactorPosteriors(READS)
+    before = {name: value.clone() for name, value in reads.state_dict().items()}
+    assert TINY.refinement is not None
+    energy = train_energy(TINY, tmp_path / "energy", reads)
+    first = load_energy(tmp_path / "energy" / "first", FactorPosteriors(READS))
+    moved = [not torch.equal(a, b) for a, b in zip(energy.parameters(), first.parameters(), strict=True)]
+    assert any(moved)
+    assert all(torch.equal(value, before[name]) for name, value in reads.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in energy.parameters())
+
+
 @pytest.mark.parametrize("which", ["energy", "posteriors"])
 def test_training_resumes_to_the_same_weights_and_loads(tmp_path, which):
     train, load, config = train_posteriors, load_posteriors, TINY_READS
@@ -436,6 +448,11 @@ def test_the_command_trains_composes_resumes_and_refuses(tmp_path, capsys, monke
     capsys.readouterr()
     for argv, message in (
         (("--out", out), "exists"),
+        (("--out", out, *tiny.split(), "--resume", "--seed", "7"), "trainer.seed is 7 now and was 0"),
+        (
+            ("--out", out, *tiny.split(), "--resume", "--probe.pictures", "11"),
+            "probe: pictures is 11 now and was 10",
+        ),
         (("--out", tmp_path / "new", "--samples", "3"), "accepted are 8 and more"),
         (("--out", tmp_path / "new", "--probe.pixels", "32"), "the energy's pictures have 16"),
     ):

@@ -45,6 +45,13 @@ def test_chains_on_an_ensemble_have_its_mean_and_spread(way, variance, class_pic
     assert float(found.var()) == pytest.approx(variance, rel=0.1)
 
 
+def test_alternation_begins_anew_with_each_call_of_sample(class_pictures):
+    model = Ensemble(members(class_pictures), "alternate")
+    chain = LangevinConfig(steps=5, step_size=0.002)  # an odd number of turns
+    one, two = (sample(model, 4, sampler=chain, seed=0).x for _ in range(2))
+    assert torch.equal(one, two)
+
+
 def test_alternation_takes_each_member_s_gradient_in_turn(class_pictures):
     model = Ensemble(members(class_pictures, values=(0.0, 1.0, 2.0), spread=1.0), "alternate")
     energy = model.energy_at()

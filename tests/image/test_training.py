@@ -161,6 +161,21 @@ def test_a_step_takes_the_gradient_of_data_minus_chains():
     torch.testing.assert_close(found, model.energy.last.weight.grad)
 
 
+@pytest.mark.parametrize("config", [CHAINS, COMBINED])
+@pytest.mark.parametrize("conditional", [False, True])
+def test_the_entropy_of_pictures_is_estimated_whatever_the_condition(config, conditional):
+    settings = dataclasses.replace(CONTRASTIVE, kl=1.0, entropy=0.3)
+    config = dataclasses.replace(
+        config, conditional=conditional, classification=0.0, contrastive=settings, contrastive_start=0
+    )
+    objective = make_objective(make(config, classes=3 if conditional else 0))
+    for seed in range(3):
+        given = batch(8, seed)
+        loss, figures = objective(given if conditional else Batch(given.x, {}), of(seed))
+    assert bool(torch.isfinite(loss))
+    assert any(name.endswith("nearest_distance") for name in figures)
+
+
 def test_gradients_reach_the_weights_through_the_last_step_only_where_asked():
     settings = dataclasses.replace(CONTRASTIVE, kl=1.0, entropy=0.3, langevin=LangevinConfig(steps=3))
     objective = PictureContrastive(make(CHAINS).energy, SHAPE, settings)

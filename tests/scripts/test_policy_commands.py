@@ -40,7 +40,7 @@ def test_a_network_is_trained_and_judged(
     other = refused(capsys, call_script, "train_policy", *argv, "--resume", "--seed", "1")
     assert "made with seed = 0; asked for now is 1" in other
 
-    figures = tmp_path / "figures.json"
+    figures = tmp_path / "made" / "figures.json"
     judge = ["--trained.file", str(out / "policy.safetensors"), "--episodes", "2", "--steps", "3"]
     call_script("evaluate_policy", *judge, "--workers", "1", "--json", str(figures))
     assert "goal met at the last" in capsys.readouterr().out
@@ -71,6 +71,18 @@ def test_a_planner_is_judged_beside_others_in_the_same_episodes(
     assert found["episodes"] == 2 and set(found["against"]) == {"first", "random"}
     assert len(found["against"]["random"]["first_less_this"]["held"]) == 3
     assert "| random |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["--episodes", "0"], "--episodes 0: accepted are 1 and more"),
+        (["--planner", "first", "--against", "first"], "--against first: that is the planner itself"),
+    ],
+)
+def test_what_cannot_be_planned_is_one_line(argv: list[str], named: str, call_script: Any, capsys: Any):
+    error = refused(capsys, call_script, "evaluate_planner", "--model", "hand-block-turning", *argv)
+    assert named in error and error.count("\n") == 1
 
 
 def test_the_first_future_of_a_model_without_actions_is_refused(call_script: Any, capsys: Any):

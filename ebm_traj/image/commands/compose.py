@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ebm_traj.core.checkpoint import load_json, require_same
 from ebm_traj.errors import InputError
 from ebm_traj.image.composition import (
     SETTINGS,
@@ -44,7 +45,7 @@ class Args:
     seed: int = 0
     """Seed of all random numbers."""
     resume: bool = False
-    """Go on in --out: what is trained there is kept, what is half trained is finished."""
+    """Go on in --out by the same settings: what is trained there is kept, what is half trained finished."""
 
 
 def main(args: Args) -> None:
@@ -99,8 +100,11 @@ def main(args: Args) -> None:
 def _made(
     load: Callable[[Path], M], train: Callable[..., M], config: Any, seed: int, folder: Path, settings: str
 ) -> M:
-    """What `folder` holds, trained there first if it is not finished."""
-    if (folder / settings).is_file():
-        return load(folder)
+    """What `folder` holds, trained there first if it is not finished; InputError if by other settings."""
     seeded = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, seed=seed))
+    if (folder / settings).is_file():
+        saved, now = load_json(folder / settings), json.loads(json.dumps(dataclasses.asdict(seeded)))
+        told = now.keys() & saved.keys()  # an older probe's are not all written down
+        require_same(folder, {name: now[name] for name in told}, {name: saved[name] for name in told})
+        return load(folder)
     return train(seeded, folder, resume=folder.exists())

@@ -83,6 +83,8 @@ def main(args: Args) -> None:
     if args.classes is not None:
         if not model.num_classes:
             raise InputError(f"--classes {args.classes}: this model is unconditional; leave it out")
+        if not args.classes:
+            raise InputError("--classes: none given; needed are one or more numbers")
         labels = torch.tensor(args.classes)[torch.arange(args.count) % len(args.classes)]
     found = generate(
         guided(model, args.guidance),
