@@ -139,4 +139,6 @@ def _difference(name: str, mine: Any, theirs: Any) -> str | None:
         return None
     if isinstance(mine, np.ndarray):
         mine, theirs = mine.tolist(), theirs.tolist()
+    if isinstance(mine, tuple) or isinstance(theirs, tuple):  # what was read from a file has lists
+        mine, theirs = json.loads(json.dumps([mine, theirs]))
     return None if mine == theirs else f"{name} {mine} against {theirs}"

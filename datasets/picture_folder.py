@@ -5,6 +5,7 @@ folder). File names are sorted, so that rows do not depend on the file system.
 """
 
 import dataclasses
+import functools
 import io
 import os
 import threading
@@ -19,6 +20,9 @@ from ebm_traj.datasets.picture_source import Part, Pixels, Rows, Source
 from ebm_traj.errors import InputError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm", ".gif", ".tif", ".tiff")
+Mode = Callable[[], str]
+"""Gives Pillow's name of grey or colour."""
+
 TRAIN, TEST, VALIDATION = ("train", "training"), ("test", "testing"), ("validation", "val", "valid")
 
 
@@ -53,11 +57,11 @@ def folder_source(path: Path, size: int | None = None, channels: int | None = No
     kept = [labels[row] for rows in groups.values() for row in rows]
     classes = tuple(sorted({label for label in kept if label is not None}))
     number = {label: i for i, label in enumerate(classes)} | {None: -1}
-    parts = {}
+    parts, mode = {}, _mode(files, channels)
     for part, rows in groups.items():
         chosen = [files.names[row] for row in rows]
         y = np.array([number[labels[row]] for row in rows], np.int64)
-        parts[part] = Part(y, _reader(files, chosen, size, channels))
+        parts[part] = Part(y, _reader(files, chosen, size, mode))
     return Source(path.name.removesuffix(".zip"), classes, parts)
 
 
@@ -116,14 +120,12 @@ def _is_picture(name: str) -> bool:
     return last.lower().endswith(ENDINGS) and not last.startswith(".") and not name.startswith("__MACOSX")
 
 
-def _reader(
-    files: Files, names: list[str], size: int | None, channels: int | None
-) -> Callable[[Rows], Pixels]:
+def _reader(files: Files, names: list[str], size: int | None, mode: Mode) -> Callable[[Rows], Pixels]:
     def read(rows: Rows) -> Pixels:
-        mode = {None: _mode(files, names[int(rows[0])]) if len(rows) else "RGB", 1: "L", 3: "RGB"}[channels]
+        kind = mode() if len(rows) else "RGB"
         x: Pixels | None = None
         for place, row in enumerate(rows):
-            picture = _decode(files, names[int(row)], mode, size)
+            picture = _decode(files, names[int(row)], kind, size)
             if x is None:
                 x = np.empty((len(rows), *picture.shape), np.uint8)
             if picture.shape != x.shape[1:]:
@@ -137,10 +139,17 @@ def _reader(
     return read
 
 
-def _mode(files: Files, name: str) -> str:
-    """Grey or colour, by the first picture."""
-    with _open(files, name) as picture:
-        return "L" if picture.mode in ("1", "L", "LA") else "RGB"
+def _mode(files: Files, channels: int | None) -> Mode:
+    """Grey or colour, as asked for, else as the first picture of all is; looked at when first needed."""
+
+    @functools.cache
+    def mode() -> str:
+        if channels is not None:
+            return "L" if channels == 1 else "RGB"
+        with _open(files, files.names[0]) as picture:
+            return "L" if picture.mode in ("1", "L", "LA") else "RGB"
+
+    return mode
 
 
 def _open(files: Files, name: str) -> Image.Image:

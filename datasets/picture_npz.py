@@ -11,7 +11,10 @@ from ebm_traj.atomic import replacing
 from ebm_traj.datasets.picture_source import Part, Pixels, Source, array_part, class_names
 from ebm_traj.errors import InputError
 
-LABELS = ("y", "labels", "fine")
+Labels = NDArray[np.generic]
+
+SPLITS = ("train", "test")
+LABELS = ("y", "labels", "fine")  # the first that is there
 ACCEPTED = "x_train[, y_train] and x_test[, y_test], or x[, y], or x32, x64 ..."
 
 
@@ -29,16 +32,18 @@ def npz_source(path: Path, size: int | None = None) -> Source:
 
 
 def _source(path: Path, file: np.lib.npyio.NpzFile, size: int | None) -> Source:
-    keys, parts, names = set(file.files), {}, None
-    for part in ("train", "test"):
-        if f"x_{part}" in keys:
-            y = file[f"y_{part}"] if f"y_{part}" in keys else None
-            index = file[f"{part}_index"].astype(np.int64) if f"{part}_index" in keys else None
-            parts[part], _ = _part(path, file[f"x_{part}"], y, index)
-    if not parts:
-        x_key = _x_key(path, keys, size)
-        y = next((file[key] for key in LABELS if key in keys), None)
-        parts["all"], names = _part(path, file[x_key], y, None)
+    keys = set(file.files)
+    labels = {part: file[f"y_{part}"] for part in SPLITS if {f"x_{part}", f"y_{part}"} <= keys}
+    pictures = {part: file[f"x_{part}"] for part in SPLITS if f"x_{part}" in keys}
+    if not pictures:
+        pictures = {"all": file[_x_key(path, keys, size)]}
+        named = next((key for key in LABELS if key in keys), None)
+        labels = {} if named is None else {"all": file[named]}
+    codes, names = _coded(labels)
+    parts = {}
+    for part, x in pictures.items():
+        index = file[f"{part}_index"].astype(np.int64) if f"{part}_index" in keys else None
+        parts[part] = _part(path, x, codes.get(part), index)
     if "class_names" in keys:
         names = tuple(map(str, file["class_names"]))
     return Source(path.stem, names or class_names(path.stem, parts), parts)
@@ -53,22 +58,25 @@ def _x_key(path: Path, keys: set[str], size: int | None) -> str:
     return f"x{size if size in sized else sized[-1]}"
 
 
-def _part(
-    path: Path, x: Pixels, y: NDArray[np.generic] | None, index: NDArray[np.int64] | None
-) -> tuple[Part, tuple[str, ...] | None]:
+def _coded(labels: dict[str, Labels]) -> tuple[dict[str, Labels], tuple[str, ...] | None]:
+    """Labels as numbers, the same for the same string in all parts, and the strings."""
+    if not labels or any(y.dtype.kind != "U" for y in labels.values()):
+        return labels, None
+    names = np.unique(np.concatenate([y.reshape(-1) for y in labels.values()]))
+    return {part: np.searchsorted(names, y) for part, y in labels.items()}, tuple(map(str, names))
+
+
+def _part(path: Path, x: Pixels, y: Labels | None, index: NDArray[np.int64] | None) -> Part:
     if x.dtype != np.uint8 or x.ndim not in (3, 4) or (x.ndim == 4 and x.shape[-1] not in (1, 3)):
         raise InputError(f"{path}: pictures {x.shape} {x.dtype}; accepted are (N, H, W[, 1 or 3]) uint8")
     for values, what in ((y, "labels"), (index, "places")):
         if values is not None and values.reshape(-1).shape != (len(x),):
             raise InputError(f"{path}: {what} {values.shape} for {len(x)} pictures")
     if y is None:
-        return array_part(x, None, index), None
-    if y.dtype.kind == "U":
-        names, codes = np.unique(y.reshape(-1), return_inverse=True)
-        return array_part(x, codes, index), tuple(map(str, names))
+        return array_part(x, None, index)
     if y.dtype.kind not in "iu":
         raise InputError(f"{path}: labels of type {y.dtype}; accepted are whole numbers and strings")
-    return array_part(x, y.reshape(-1).astype(np.int64), index), None
+    return array_part(x, y.reshape(-1).astype(np.int64), index)
 
 
 def cached(source: Source, cache: Path, key: str) -> Source:

@@ -87,6 +87,8 @@ class AtLevel(Energy):
         return self.energy(x, self._with_level(condition, len(x), x.device))
 
     def bind(self, condition: Condition) -> EnergyOfX:
+        if not condition:
+            return lambda x: self(x, condition)
         named = next(iter(condition.values()))
         return self.energy.bind(self._with_level(condition, len(named), named.device))
 

@@ -84,6 +84,8 @@ def margin(spec: StateSpec, share: float = 0.05) -> FutureEnergy:
     if spec.low is None or spec.high is None:
         raise InputError("margin: the spec has no ranges; take that of a model")
     dims = [i for i in spec.predicted if spec.kinds[i] == "angle"]
+    if not dims:
+        raise InputError("margin: the spec has no angles, whose ranges it could keep")
     low, high = np.asarray(spec.low)[dims], np.asarray(spec.high)[dims]
     keep = torch.as_tensor(share * (high - low), dtype=torch.float32).clamp_min(1e-6)
     bottom, top = (torch.as_tensor(v, dtype=torch.float32) for v in (low, high))
@@ -120,7 +122,10 @@ def named(energies: Mapping[str, FutureEnergy] | FutureEnergy | None) -> dict[st
 
 
 def total(energies: Mapping[str, FutureEnergy], states: Tensor) -> Tensor:
-    """Sum of the energies (M,) of states (M, H, D); InputError names one that gives another shape."""
+    """Sum of the energies (M,) of states (M, H, D), infinite for what must not be.
+
+    Raises InputError that names the energy that gives another shape or NaN.
+    """
     added = states.new_zeros(len(states))
     for name, energy in energies.items():
         value = energy(states)
@@ -128,6 +133,8 @@ def total(energies: Mapping[str, FutureEnergy], states: Tensor) -> Tensor:
             raise InputError(
                 f"energy '{name}': gave shape {tuple(value.shape)}; accepted is ({len(states)},)"
             )
+        if bool(value.isnan().any()):
+            raise InputError(f"energy '{name}': gave NaN; accepted are numbers and infinity")
         added = added + value
     return added
 

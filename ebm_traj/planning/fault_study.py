@@ -44,7 +44,7 @@ class Found:
     delays: Delays
     roc: tuple[Array, Array]
     surprise: Array
-    """(N, BEFORE + watched) surprise of the whole state around the fault."""
+    """(N, BEFORE + watched) surprise of the whole state around the fault; NaN before an episode's begin."""
     levels: Array
     """(N, BEFORE + watched) levels, in units of the threshold."""
 
@@ -160,13 +160,18 @@ def _found(
     here, there = highest_after(levels, at, within), highest_after(base, at, within)
     around = at[:, None] + np.arange(-BEFORE, watched)
     rows = np.arange(len(at))[:, None]
+
+    def about(values: Array) -> Array:
+        """Of (N, T) what is around the faults; NaN before the episode's begin."""
+        return np.where(around < 0, np.nan, values[rows, np.maximum(around, 0)])
+
     threshold = monitor.calibration.threshold
     return Found(
         auroc_interval(here, there, counts),
         delays(levels, at, threshold, within, watched),
         roc_curve(here, there),
-        monitor.standard(scores)[rows, around, 0],
-        levels[rows, around] / max(threshold, 1e-9),
+        about(monitor.standard(scores)[..., 0]),
+        about(levels) / max(threshold, 1e-9),
     )
 
 

@@ -78,13 +78,14 @@ class PlannedPolicy:
         from ebm_traj.planning.descent import DescentConfig
         from ebm_traj.planning.energies import goal
         from ebm_traj.planning.policy import PlanningPolicy
+        from ebm_traj.planning.rollout import same_box
         from ebm_traj.trajectory.files import load, weights_digest
 
         model = load(settings.model)
         prior = load(settings.prior) if settings.prior else None
         low, high = (np.asarray(bound, np.float32) for bound in (action_low, action_high))
         centre = model.action_centre.numpy()
-        if centre.shape != low.shape or not np.allclose(centre, (low + high) / 2, atol=1e-4):
+        if not same_box(model, low, high):
             raise InputError(
                 f"policy 'planner': {settings.model} was trained with {centre.shape[0]} actions of another "
                 f"box than the {low.shape[0]} of {env_id}"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ebm_traj.core.seeding import seeded_generator
@@ -17,7 +18,7 @@ from ebm_traj.planning.monitor import surprise
 from ebm_traj.planning.plan import Plan, Planner
 from ebm_traj.planning.rollout_data import NO_SURPRISE, Rollout
 from ebm_traj.planning.sampling import Method, PlannerConfig, SamplingPlanner
-from ebm_traj.spec import flatten_observation
+from ebm_traj.spec import StateSpec, flatten_observation
 from ebm_traj.trajectory.files import load
 from ebm_traj.trajectory.model import TrajectoryModel
 
@@ -74,7 +75,7 @@ def rollout(
         planner, model = model, model.model
     generator = seeded_generator(model.device, "rollout", seed)
     settings = {"seed": seed, "futures": futures, "horizon": horizon, "replan_every": replan_every}
-    log = _Log(model, env, {**settings, "planner": type(planner).__name__})
+    log = _Log(model, env, planner.context_frames, {**settings, "planner": type(planner).__name__})
     try:
         check_fit(env, model)
         observation, _ = env.reset(seed=seed)
@@ -87,13 +88,14 @@ def rollout(
                 deadline = None if deadline_ms is None else began + deadline_ms / 1000
                 seen = log.context(), log.past_actions()
                 plan = planner.plan(*seen, generator, ahead=ahead, deadline=deadline)
-                log.planned(t, plan, milliseconds=1000 * (time.perf_counter() - began))
+                log.planned(t, plan, seen[0], milliseconds=1000 * (time.perf_counter() - began))
                 ahead = 0
             actions = plan.chosen_actions()
             if actions is not None:
                 action = actions[0, ahead]
             else:
-                action = model.act(log.context(), plan.chosen_states()[:, ahead])[0]
+                seen_by_model = log.context()[:, -model.context_frames :]
+                action = model.act(seen_by_model, plan.chosen_states()[:, ahead])[0]
             ahead += 1
             chosen = action.cpu().numpy().astype(env.action_space.dtype)
             began = time.perf_counter()
@@ -150,6 +152,12 @@ def check_fit(env: Any, model: TrajectoryModel) -> None:
         raise InputError(
             f"env: {env.action_space.shape[0]} actions; the model was trained on {model.action_size}"
         )
+    box = env.action_space
+    if not same_box(model, box.low, box.high):
+        raise InputError(
+            f"env: actions of {box.low.min():g} to {box.high.max():g}; the model was trained on "
+            f"{model.action_low.min():g} to {model.action_high.max():g}"
+        )
     parts = env.observation_space
     leaves = list(parts.spaces.values()) if isinstance(parts, spaces.Dict) else [parts]
     if not all(isinstance(leaf, spaces.Box | spaces.Dict) for leaf in leaves):
@@ -166,11 +174,24 @@ def check_fit(env: Any, model: TrajectoryModel) -> None:
         raise InputError(f"env: its state differs from the model's: {difference}")
 
 
+def same_box(model: TrajectoryModel, low: ArrayLike, high: ArrayLike) -> bool:
+    """Whether actions between `low` and `high` (A,) are those that the model was trained on."""
+    own = model.action_low, model.action_high
+    return all(
+        np.shape(bound) == mine.shape and np.allclose(bound, mine, atol=1e-4)
+        for bound, mine in zip((low, high), own, strict=True)
+    )
+
+
 class _Log:
     """Collects a rollout as it happens."""
 
-    def __init__(self, model: TrajectoryModel, env: Any, settings: dict[str, Any]) -> None:
+    def __init__(
+        self, model: TrajectoryModel, env: Any, context_frames: int, settings: dict[str, Any]
+    ) -> None:
+        """`context_frames` is what the planner wants to see, which may be more than the model does."""
         self.model = model
+        self.context_frames = context_frames
         spec = getattr(env, "spec", None)
         self.meta: dict[str, Any] = {
             "env_id": spec.id if spec else type(env).__name__,
@@ -183,7 +204,7 @@ class _Log:
         }
         self.observed: list[np.ndarray] = []
         self.done: list[tuple[np.ndarray, float, bool, float]] = []
-        self.plans: list[tuple[int, np.ndarray, np.ndarray, int, float]] = []
+        self.plans: list[tuple[int, np.ndarray, np.ndarray, np.ndarray, int, float]] = []
         self.frames: list[np.ndarray] = []
 
     def see(self, observation: Any, env: Any, record_frames: bool) -> None:
@@ -191,9 +212,11 @@ class _Log:
         if record_frames and (frame := env.render()) is not None:
             self.frames.append(np.asarray(frame))
 
-    def planned(self, t: int, plan: Plan, milliseconds: float) -> None:
+    def planned(self, t: int, plan: Plan, context: Tensor, milliseconds: float) -> None:
+        """A plan made at step t from a context (1, C, D)."""
         futures, energies = plan.states[0].cpu().numpy(), plan.energies[0].cpu().numpy()
-        self.plans.append((t, futures, energies, int(plan.chosen[0]), milliseconds))
+        present = context[0, -1].cpu().numpy()
+        self.plans.append((t, present, futures, energies, int(plan.chosen[0]), milliseconds))
 
     def is_over(self, plan: Plan, ahead: int, replan_every: int, beyond: float | None) -> bool:
         """Whether a plan was acted on long enough, or what was observed last is too far from it."""
@@ -212,22 +235,27 @@ class _Log:
 
     def context(self) -> Tensor:
         """(1, C, D) the last frames; before there are C of them the first one is repeated, as if at rest."""
-        length = self.model.context_frames
+        length = self.context_frames
         frames = [self.observed[0]] * (length - len(self.observed)) + self.observed[-length:]
         return torch.from_numpy(self.model.spec.align(np.stack(frames)))[None].to(self.model.device)
 
     def past_actions(self) -> Tensor:
-        """(1, K or 1, A) the last actions; before there are so many, the centre of the box."""
-        length = max(1, self.model.action_history)
+        """(1, C, A) the last actions; before there are so many, the centre of the box."""
+        length = self.context_frames
         done = [torch.from_numpy(row[0]).to(self.model.device, torch.float32) for row in self.done[-length:]]
         return torch.stack([self.model.action_centre] * (length - len(done)) + done)[None]
 
     def result(self) -> Rollout:
         actions, rewards, success, step_ms = zip(*self.done, strict=True)
-        planned_at, futures, energies, chosen, plan_ms = zip(*self.plans, strict=True)
+        planned_at, presents, futures, energies, chosen, plan_ms = zip(*self.plans, strict=True)
+        spec, states = self.model.spec, self.model.spec.align(np.stack(self.observed))
+        futures = [
+            _with_signs_of(spec, states[t], present, frames)
+            for t, present, frames in zip(planned_at, presents, futures, strict=True)
+        ]
         return Rollout(
-            spec=self.model.spec,
-            states=self.model.spec.align(np.stack(self.observed)),
+            spec=spec,
+            states=states,
             actions=np.stack(actions).astype(np.float32),
             rewards=np.array(rewards),
             success=np.array(success),
@@ -240,6 +268,19 @@ class _Log:
             meta=dict(self.meta),
             frames=list(self.frames),
         )
+
+
+def _with_signs_of(
+    spec: StateSpec, state: np.ndarray, present: np.ndarray, futures: np.ndarray
+) -> np.ndarray:
+    """Futures (M, H, D) planned from `present` (D,), each quaternion of the sign that it has in `state`.
+
+    A context has w >= 0 in its first frame; an episode does in its first, and may have turned over since.
+    """
+    signs = np.ones(len(state), dtype=futures.dtype)
+    for dims in spec.quaternions:
+        signs[dims] = -1 if np.dot(state[dims], present[dims]) < 0 else 1
+    return futures * signs
 
 
 def _stack(futures: Sequence[np.ndarray]) -> np.ndarray:

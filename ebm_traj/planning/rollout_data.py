@@ -127,7 +127,8 @@ class Rollout:
             raise InputError(f"{path}: exists already; give another path, or overwrite=True")
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {name: np.asarray(getattr(self, name)) for name in (*ARRAYS, SURPRISE)}
-        attributes = {"format": FORMAT, "spec": self.spec.to_json(), "meta": json.dumps(self.meta)}
+        meta = json.dumps(self.meta, default=_plain)
+        attributes = {"format": FORMAT, "spec": self.spec.to_json(), "meta": meta}
         write_hdf5(path, arrays, attributes)
 
     @classmethod
@@ -161,6 +162,13 @@ class Rollout:
         from ebm_traj.planning.rollout_rerun import write_rerun
 
         write_rerun(self, Path(path))
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and arrays of numpy, as an environment's arguments may have them, in JSON's."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return str(value)
 
 
 def _text(file: h5py.File, name: str) -> str:

@@ -297,8 +297,9 @@ class SamplingPlanner:
         assert actions is not None
         drawn = follow(self.model, context, past, actions, config.checks, generator)
         mean = self._wish(drawn.flatten(0, 1)).view(len(context), -1, config.checks).mean(2)
-        # all others fall behind the ones that were checked
-        return (energies + mean.max() + energies.max().abs() + 1).scatter(1, best, mean)
+        # all others fall behind the ones that were checked, whatever sign energies have
+        behind = mean.amax(1, keepdim=True) + 1 + energies - energies.amin(1, keepdim=True)
+        return behind.scatter(1, best, mean)
 
     def _walk(
         self, found: Candidates, context: Tensor, past: Tensor, generator: torch.Generator
@@ -380,8 +381,19 @@ class SamplingPlanner:
 
 
 def survival(wish: Tensor, temperature: float) -> Tensor:
-    """(B, M) weights that sum to 1, from wishes (B, M) in units of their own spread."""
-    spread = wish.std(1, keepdim=True) if wish.shape[1] > 1 else torch.ones_like(wish)
+    """(B, M) weights that sum to 1, from wishes (B, M) in units of their own spread.
+
+    What is infinite dies out, and is not counted in the spread; where all are, all weigh the same.
+    """
+    finite = wish.isfinite()
+    if not bool(finite.all()):
+        kept = torch.where(finite, wish, torch.nan)
+        mean = kept.nanmean(1, keepdim=True)
+        spread = (kept - mean).square().nanmean(1, keepdim=True).sqrt().nan_to_num(1.0)
+        hopeless = ~finite.any(1, keepdim=True)
+        wish = torch.where(finite, wish, torch.where(hopeless, 0.0, torch.inf))
+    else:
+        spread = wish.std(1, keepdim=True) if wish.shape[1] > 1 else torch.ones_like(wish)
     return torch.softmax(-wish / (temperature * spread.clamp_min(1e-6)), 1)
 
 

@@ -208,7 +208,7 @@ class EnergyEnsemble(ComposedEBM):
         folder = Path(folder)
         names = [f"member-{i}" for i in range(len(self.members))]
         for name, member in zip(names, self.members, strict=True):
-            cast(TrajectoryModel, member).save(folder / name)
+            cast(TrajectoryModel, member).save(folder / name, half=half)
         save_json(
             folder / CONFIG_FILE,
             {

@@ -8,15 +8,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebm_traj.core.annealing import EnergyAt
+from ebm_traj.core.annealing import AnnealConfig, EnergyAt
+from ebm_traj.core.convergence import UntilConverged
 from ebm_traj.core.energy import UNCONDITIONAL, Condition, Energy, EnergyOfX
 from ebm_traj.core.gradients import BoundEnergy, BoundWithFunction
+from ebm_traj.core.langevin import LangevinConfig
 from ebm_traj.core.objectives import Objective
 from ebm_traj.core.proposal import Proposal, Start
 from ebm_traj.errors import InputError
 from ebm_traj.trajectory.ebm import TrajectoryEBM
 from ebm_traj.trajectory.ensemble import ComposedEBM
+from ebm_traj.trajectory.joint import ACTIONS, JointProposal, StagedEnergy
 from ebm_traj.trajectory.model import MAX_ROWS
+from ebm_traj.trajectory.walks import walk
 
 FRAMES = "raw_context"
 """Name of the raw context (B, C, D) in the condition of a guided model."""
@@ -78,12 +82,16 @@ class GuidedEnergy(Energy):
         """sum_k w_k U_k (B,) of coordinates x (B, n)."""
         return torch.stack([energy(x) for energy in self._parts(condition)]).sum(0)
 
+    def whole(self, x: Tensor, condition: Condition) -> Tensor:
+        """Coordinates of the whole window, of which x may be a part."""
+        return x
+
     def _parts(self, condition: Condition) -> list[EnergyOfX]:
         """Each weighted energy as a function of coordinates."""
 
         def part(name: str, function: EnergyOfFrames) -> EnergyOfX:
             def energy(x: Tensor) -> Tensor:
-                values = function(self._model[0].decode(condition[FRAMES], x)[0])
+                values = function(self._model[0].decode(condition[FRAMES], self.whole(x, condition))[0])
                 if not isinstance(values, Tensor) or values.shape != x.shape[:1]:
                     shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
                     raise InputError(f"energy '{name}': gave {shape}; accepted is ({len(x)},)")
@@ -116,6 +124,32 @@ class GuidedEnergy(Energy):
         # a value with a known gradient, so that samplers need not differentiate all this again
         line = (x * change).sum(-1)
         return total + line - line.detach()
+
+
+class GuidedStates(GuidedEnergy):
+    """The same for the states of a joint model under actions that stand still: E(states | actions, c) + U."""
+
+    def __init__(self, guided: GuidedEnergy) -> None:
+        super().__init__(guided._model[0], guided.energies, guided.weights)
+        staged = cast(StagedEnergy, self.base)
+        self.base, self.parts = staged.states, staged.parts
+
+    def whole(self, x: Tensor, condition: Condition) -> Tensor:
+        return self.parts.join(condition[ACTIONS], x)
+
+
+class Begun(Proposal):
+    """Starts that are known already, of `proposal`."""
+
+    def __init__(self, begin: Start, proposal: Proposal) -> None:
+        super().__init__()
+        self.begin, self.proposal = begin, proposal
+
+    def start(self, condition: Condition, generator: torch.Generator | None = None) -> Start:
+        return self.begin
+
+    def scale(self, condition: Condition) -> Tensor | None:
+        return self.proposal.scale(condition)
 
 
 class GuidedProposal(Proposal):
@@ -157,14 +191,19 @@ class GuidedProposal(Proposal):
         count = self.candidates
         many = {name: value.repeat_interleave(count, dim=0) for name, value in condition.items()}
         starts = self.proposal.start(many, generator)
-        energies = self._energy[0].added(starts.x, many).nan_to_num(nan=LARGEST, posinf=LARGEST)
-        shares = (-energies).unflatten(0, (-1, count)).softmax(-1)
-        picked = torch.multinomial(shares, 1, generator=generator).squeeze(1)
-        rows = picked + count * torch.arange(len(picked), device=picked.device)
+        rows = picked_rows(self._energy[0].added(starts.x, many), count, generator)
         return Start(starts.x[rows], {name: value[rows] for name, value in starts.component.items()})
 
     def scale(self, condition: Condition) -> Tensor | None:
         return self.proposal.scale(condition)
+
+
+def picked_rows(energies: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    """(B,) of B x `count` rows, those of a present side by side: one each, in proportion to exp(-energy)."""
+    energies = energies.nan_to_num(nan=LARGEST, posinf=LARGEST)
+    shares = (-energies).unflatten(0, (-1, count)).softmax(-1)
+    picked = torch.multinomial(shares, 1, generator=generator).squeeze(1)
+    return picked + count * torch.arange(len(picked), device=picked.device)
 
 
 class GuidedModel(ComposedEBM):
@@ -174,6 +213,9 @@ class GuidedModel(ComposedEBM):
     wish for smoothness. They are added to E of each window as they are, so an energy of 1 makes a window e
     times less likely, and 1/2 |s - g|^2 / r^2 asks for s within about r of g. `GuidedEnergy` says how they
     are taken at noise levels.
+
+    Joint models are sampled in their two stages: of `candidates` actions, each with a start of the states
+    that follow, one pair is taken by the wish, which then acts in the chain of the states.
     """
 
     kind = "guided"
@@ -207,6 +249,8 @@ class GuidedModel(ComposedEBM):
         energy = GuidedEnergy(model, energies, {name: weights.get(name, 1.0) for name in energies})
         self.window_energy = energy
         self.proposal = GuidedProposal(model.proposal, energy, candidates)
+        self.candidates = candidates
+        self.states = GuidedStates(energy) if isinstance(model.window_energy, StagedEnergy) else None
         self.inverse = model.inverse
         self.card = model.card
         self.train(model.training)
@@ -216,6 +260,75 @@ class GuidedModel(ComposedEBM):
     ) -> dict[str, Tensor]:
         """What the model is conditioned on, and the raw context, from which coordinates are decoded."""
         return {**self.model.condition(context, actions, past_actions), FRAMES: context}
+
+    @property
+    def follows_actions(self) -> bool:
+        return self.model.follows_actions
+
+    @property
+    def gradients_per_window(self) -> float:
+        """Those of the states' chain, and of as many chains of actions as there are candidates."""
+        sampler = self.sampler
+        if self.states is not None and isinstance(sampler, LangevinConfig):
+            return sampler.gradients * (1 + self.candidates)
+        return super().gradients_per_window
+
+    def _sample_window(self, condition: dict[str, Tensor], generator: torch.Generator | None) -> Tensor:
+        if self.states is None:
+            return super()._sample_window(condition, generator)
+        return self._in_stages(condition, None, generator)
+
+    def _follow_window(
+        self, condition: dict[str, Tensor], actions: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        if self.states is None:
+            return super()._follow_window(condition, actions, generator)
+        return self._in_stages(condition, actions, generator)
+
+    def _in_stages(
+        self, condition: dict[str, Tensor], actions: Tensor | None, generator: torch.Generator | None
+    ) -> Tensor:
+        """x (B, n) under given actions (B, W A), or under actions drawn from the model."""
+        guided, proposal = self.states, self.model.proposal
+        assert guided is not None
+        assert isinstance(proposal, JointProposal)
+        rows = max(1, MAX_ROWS // self.candidates)  # at once; bounds memory
+        known = condition if actions is None else {**condition, ACTIONS: actions}
+        parts = []
+        for i in range(0, len(condition["context"]), rows):
+            some = {name: value[i : i + rows] for name, value in known.items()}
+            taken, begin = self._candidates(some, generator)
+            some[ACTIONS] = taken
+            chain = walk(guided, Begun(begin, proposal.states), some, self._chain, generator)
+            self._count([chain])
+            parts.append(guided.parts.join(taken, chain.x))
+        return torch.cat(parts)
+
+    @property
+    def _chain(self) -> LangevinConfig | UntilConverged:
+        sampler = self.sampler
+        assert not isinstance(sampler, AnnealConfig)  # joint models in stages have no noise levels
+        return sampler
+
+    def _candidates(
+        self, condition: dict[str, Tensor], generator: torch.Generator | None
+    ) -> tuple[Tensor, Start]:
+        """Of each present's candidates one: its actions (B, W A) and where its states start."""
+        guided, proposal, count = self.states, self.model.proposal, self.candidates
+        assert guided is not None
+        assert isinstance(proposal, JointProposal)
+        many = {name: value.repeat_interleave(count, dim=0) for name, value in condition.items()}
+        if ACTIONS not in many:
+            energy = cast(StagedEnergy, self.model.window_energy).actions
+            chain = walk(energy, proposal.actions, many, self._chain, generator)
+            self._count([chain])
+            many[ACTIONS] = chain.x.clamp_(-1, 1) if proposal.actions.clipped else chain.x
+        start = proposal.states.start(many, generator)
+        if count == 1:
+            return many[ACTIONS], start
+        rows = picked_rows(guided.added(start.x, many), count, generator)
+        component = {name: value[rows] for name, value in start.component.items()}
+        return many[ACTIONS][rows], Start(start.x[rows], component)
 
     def objective(self) -> Objective:
         raise InputError("guided model: the model in it is trained by itself")

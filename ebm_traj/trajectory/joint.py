@@ -52,6 +52,8 @@ class JointProposal(Proposal):
 
     def sample(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
         actions = self.actions.sample(condition, generator)
+        if self.actions.clipped:
+            actions = actions.clamp(-1, 1)
         return self.parts.join(actions, self.states.sample({**condition, ACTIONS: actions}, generator))
 
     def log_prob(self, x: Tensor, condition: Condition) -> Tensor:

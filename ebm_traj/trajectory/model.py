@@ -403,6 +403,7 @@ class TrajectoryModel(nn.Module):
         `actions` is (B, M, H, A) for action-conditional and joint models, `past_actions` (B, K, A) for models
         that see them.
         """
+        require_context(context, self.context_frames, self.spec.size)
         batch, samples, horizon, _ = futures.shape
         past = context.to(futures).unsqueeze(1).expand(-1, samples, -1, -1)
         frames = torch.cat([past, futures], dim=2).flatten(0, 1)

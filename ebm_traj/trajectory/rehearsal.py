@@ -47,7 +47,10 @@ class Rehearsal:
 
 
 class MixedWindows:
-    """Windows of new and of earlier data in every draw: first the new ones."""
+    """Windows of new and of earlier data in every draw, in random order.
+
+    Objectives that want fewer rows than others take the first ones: these have the same shares.
+    """
 
     def __init__(self, new: Windows, earlier: Sequence[Windows], share: float) -> None:
         """Of each draw the earlier sources together give `share`, as equally as whole rows allow."""
@@ -66,8 +69,9 @@ class MixedWindows:
             for source, rows in zip(sources, self.counts(count), strict=True)
             if rows
         ]
-        states, actions = zip(*parts, strict=True)
-        return torch.cat(states), torch.cat(actions)
+        states, actions = (torch.cat(rows) for rows in zip(*parts, strict=True))
+        order = torch.randperm(count, generator=generator, device=states.device)
+        return states[order], actions[order]
 
 
 def kept_episodes(

@@ -19,6 +19,7 @@ from ebm_traj.core.langevin import langevin
 from ebm_traj.core.seeding import derive_seed, seeded_generator
 from ebm_traj.datasets.recording import Recording
 from ebm_traj.datasets.splits import Split, split_code
+from ebm_traj.errors import InputError
 from ebm_traj.spec import StateSpec
 from ebm_traj.trajectory.ebm import TrajectoryEBM
 from ebm_traj.trajectory.joint import StagedEnergy
@@ -210,6 +211,8 @@ def _draw(
 ) -> tuple[np.ndarray, np.ndarray]:
     """States (n, length, D) and actions (n, length, A) of `count` different windows, or of all there are."""
     places = recording.window_places(length, split=split)
+    if not len(places):
+        raise InputError(f"{recording.folder}: no {split} episode has {length} frames, context and window")
     numbers = rng.choice(len(places), min(count, len(places)), replace=False)
     return recording.read_windows(places.at(np.sort(numbers)), length)
 

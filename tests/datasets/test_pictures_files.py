@@ -241,6 +241,28 @@ def test_grey_pictures_have_one_channel(tmp_path: Path) -> None:
     assert open_pictures(path, "all", channels=3).shape == (3, 4, 4)
 
 
+def test_all_splits_have_the_channels_of_the_first_picture(tmp_path: Path) -> None:
+    tree = {f"{i:02}.png": png(i, mode="L" if i == 0 else "RGB") for i in range(20)}
+    path = write_tree(tmp_path / "one_grey", tree)
+    shapes = {open_pictures(path, split).shape for split in ("train", "validation", "test", "all")}
+    assert shapes == {(1, 4, 4)}
+
+
+def test_labels_that_are_words_are_the_same_in_all_parts(tmp_path: Path) -> None:
+    x = np.zeros((6, 4, 4, 1), np.uint8)
+    np.savez(
+        tmp_path / "words.npz",
+        x_train=x,
+        y_train=np.array(["ant", "bee", "cat"] * 2),
+        x_test=x[:3],
+        y_test=np.array(["bee", "cat", "bee"]),
+    )
+    train = open_pictures(tmp_path / "words.npz", "train", validation=0)
+    test = open_pictures(tmp_path / "words.npz", "test")
+    assert train.class_names == test.class_names == ("ant", "bee", "cat")
+    assert train.y.tolist() == [0, 1, 2] * 2 and test.y.tolist() == [1, 2, 1]
+
+
 def test_mixed_sizes_need_a_size(tmp_path: Path) -> None:
     path = write_tree(tmp_path, {"a.png": png(5), "b.png": png(6, (8, 6))})
     with pytest.raises(InputError, match=r"different sizes \(4x4 and 8x6, b.png\); give a size"):

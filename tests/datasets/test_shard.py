@@ -33,6 +33,10 @@ def test_what_is_written_reads_back(tmp_path, make_manifest, make_shard):
 def test_a_difference_of_manifests_is_named(make_manifest):
     assert "run_seed 0 against 7" in make_manifest().difference(make_manifest(run_seed=7))
     assert "env_kwargs" in make_manifest().difference(make_manifest(env_kwargs={}))
+    # a file gives lists back for tuples
+    asked, stored = make_manifest(env_kwargs={"a": (1, (2,))}), make_manifest(env_kwargs={"a": [1, [2]]})
+    assert asked.difference(stored) is None and stored.difference(asked) is None
+    assert "env_kwargs.a" in asked.difference(make_manifest(env_kwargs={"a": [1, [3]]}))
 
 
 @pytest.mark.parametrize("name", ["states", "actions", "rewards", "sim_states"])

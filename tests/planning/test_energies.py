@@ -63,5 +63,7 @@ def test_what_cannot_be_asked_is_named():
         avoid(JOINTS, ["c"], [0.0], 1.0)
     with pytest.raises(InputError, match=r"avoid: 2 numbers for 1 names"):
         avoid(JOINTS, ["a"], [0.0, 0.0], 1.0)
+    with pytest.raises(InputError, match="the spec has no angles"):
+        margin(StateSpec.from_size(2).with_statistics(*np.ones((3, 2)), low=-np.ones(2), high=np.ones(2)))
     with pytest.raises(InputError, match=r"energy 'flat': gave shape \(\); accepted is \(1,\)"):
         total({"flat": lambda states: states.sum()}, torch.zeros(1, 3, 2))

@@ -10,7 +10,7 @@ from ebm_traj.errors import InputError
 from ebm_traj.planning.cem import CEMConfig, CEMPlanner
 from ebm_traj.planning.descent import DescentConfig
 from ebm_traj.planning.policy import PlanningPolicy
-from ebm_traj.planning.sampling import PlannerConfig, SamplingPlanner, systematic
+from ebm_traj.planning.sampling import PlannerConfig, SamplingPlanner, survival, systematic
 from ebm_traj.spec import StateSpec
 from ebm_traj.trajectory.model import TrajectoryModel
 
@@ -102,6 +102,37 @@ def test_cem_finds_the_straight_way_and_needs_wishes():
         CEMPlanner(Point("actions"))
     with pytest.raises(InputError, match="without actions"):
         CEMPlanner(Point("states"), energies=to(0, 0))
+
+
+def test_what_must_not_be_dies_out():
+    inf = torch.inf
+    weights = survival(torch.tensor([[1.0, 2.0, inf, 3.0], [inf, inf, inf, inf]]), 0.3)
+    assert torch.allclose(weights.sum(1), torch.ones(2)) and weights[0, 2] == 0
+    assert weights[0, 0] > weights[0, 1] > weights[0, 3] > 0 and torch.equal(
+        weights[1], torch.full((4,), 0.25)
+    )
+
+    def forbidden(states):
+        return torch.where(states[:, -1, 0] > 0.1, inf, 0.0)
+
+    config = PlannerConfig(futures=32, horizon=4, rounds=3, settle=0.0)
+    plan = plan_with(SamplingPlanner(Point(), config, {"way": to(0.0, 1.0), "never": forbidden}))
+    assert float(plan.chosen_states()[:, -1, 0].max()) <= 0.1
+    with pytest.raises(InputError, match="energy 'bad': gave NaN"):
+        plan_with(SamplingPlanner(Point(), config, {"bad": lambda s: s[:, 0, 0] * torch.nan}))
+
+
+@pytest.mark.parametrize("offset", [0.0, -1000.0])
+def test_only_what_was_checked_is_acted_on(offset):
+    config = PlannerConfig(futures=8, horizon=4, rounds=1, elites=2, checks=4, method="shooting")
+    wish = to(0.0, 1.0)
+    plans = [
+        plan_with(SamplingPlanner(Point(), config, lambda s, shift=shift: wish(s) + shift))
+        for shift in (0.0, offset)
+    ]
+    assert torch.equal(plans[0].chosen, plans[1].chosen)
+    ranks = wish(plans[1].states.flatten(0, 1)).view(3, 8).argsort(1).argsort(1)
+    assert bool((ranks.gather(1, plans[1].chosen[:, None]) < 2).all())
 
 
 def test_an_action_conditional_model_is_planned_with_too():

@@ -16,6 +16,7 @@ from ebm_traj.core.contrastive import ContrastiveConfig
 from ebm_traj.core.langevin import LangevinConfig
 from ebm_traj.core.trainer import TrainerConfig
 from ebm_traj.errors import InputError
+from ebm_traj.planning.plan import Plan
 from ebm_traj.planning.rollout import rollout
 from ebm_traj.planning.rollout_data import Rollout
 from ebm_traj.planning.sampling import PlannerConfig, SamplingPlanner
@@ -134,13 +135,48 @@ def test_predictions_are_scored_against_what_then_happened(models):
     assert scores["best_error"] < scores["persistence_error"]
 
 
+class Turning(ToyEnv):
+    """Turns by 0.2 rad a step, whatever is done: w changes its sign on the way."""
+
+    def step(self, action):
+        self.angle, self.t = self.angle + 0.2, self.t + 1
+        return self._observe(), 1.0, False, False, {}
+
+
+class Oracle:
+    """Knows how `Turning` goes on, and wants to see more frames than its model does."""
+
+    context_frames = 5
+
+    def __init__(self, model):
+        self.model = model
+
+    def reset(self):
+        pass
+
+    def plan(self, context, past_actions, generator, *, ahead=0, deadline=None):
+        assert context.shape[1] == past_actions.shape[1] == 5
+        states = context[:, -1:].repeat(1, 6, 1)
+        angles = 2 * torch.atan2(context[:, -1, 5], context[:, -1, 2]) + 0.2 * torch.arange(1, 7)
+        states[0, :, 2], states[0, :, 5] = (angles / 2).cos(), (angles / 2).sin()
+        return Plan(states[:, None], torch.zeros(1, 1, 6, 2), torch.zeros(1, 1), torch.zeros(1, dtype=int))
+
+
+def test_what_was_planned_is_compared_under_one_sign_of_a_rotation(models):
+    result = rollout(Turning(), Oracle(models["states"]), 40)
+    found = result.scores()
+    assert found["chosen_error"] < 1e-3 < found["persistence_error"]
+
+
 def test_file_round_trip(models, tmp_path):
     result = rollout(ToyEnv(), models["states"], 6, futures=3, horizon=3)
+    result.meta["env_kwargs"] = {"goal_every": np.int64(5), "weights": np.ones(2)}
     path = tmp_path / "r.h5"
     result.save(path)
     again = Rollout.load(path)
     for name in ("states", "actions", "futures", "energies", "chosen", "planned_at", "success", "surprise"):
         assert np.array_equal(getattr(again, name), getattr(result, name), equal_nan=name == "surprise"), name
+    result.meta["env_kwargs"] = {"goal_every": 5, "weights": [1.0, 1.0]}
     assert again.meta == result.meta and again.scores() == result.scores()
     with pytest.raises(InputError, match="exists already"):
         result.save(path)
@@ -257,6 +293,7 @@ ACTIONS = spaces.Box(-1, 1, (2,), np.float32)
     [
         (box_env(5, ACTIONS), "observations of 5 numbers; the model reads 7"),
         (box_env(7, spaces.Box(-1, 1, (3,))), "3 actions; the model was trained on 2"),
+        (box_env(7, spaces.Box(-2, 2, (2,))), "actions of -2 to 2; the model was trained on -1 to 1"),
         (box_env(7, spaces.Discrete(3)), "action space Discrete.*accepted is a Box"),
     ],
 )

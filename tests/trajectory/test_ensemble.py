@@ -264,6 +264,36 @@ def test_a_goal_changes_the_shares_of_modes(toy):
     assert float(kept.mean()) < mean - 0.1  # the shares matter
 
 
+def test_joint_models_are_guided_in_their_two_stages(toy):
+    chain = LangevinConfig(steps=20, step_size=0.3, metropolis=True)
+    network = {"coordinates": "change", "linear_path": False}
+    model = build(toy, "joint", network=network, contrastive=ContrastiveConfig(langevin=chain))
+    parts, unit = model.window_energy.parts, float(model.codec.change_std[1])
+    past = torch.zeros(1, 1, 2)
+
+    def pull(frames: Tensor) -> Tensor:
+        return -1.0 * (frames[:, -1, 1] + 0.5) / unit
+
+    def sampled(found, count: int) -> tuple[Tensor, Tensor]:
+        condition = found.condition(standing(count), None, past.expand(count, -1, -1))
+        with torch.no_grad():
+            x = found._sample_window(condition, torch.Generator().manual_seed(0))
+        return x[:, parts.states][:, 1], x[:, parts.actions]
+
+    free = sampled(model, 20_000)[0]
+    expected = float((free.softmax(0) * free).sum())
+    guided = GuidedModel(model, {"pull": pull}, candidates=64)
+    states, actions = sampled(guided, 3000)
+    assert float(states.mean()) == pytest.approx(expected, abs=0.12)
+    assert float(actions.abs().max()) <= 1
+    # one candidate: the chain of the states is all that the wish acts in
+    alone = sampled(GuidedModel(model, {"pull": pull}, candidates=1), 3000)[0]
+    assert float(free.mean()) + 0.05 < float(alone.mean())
+    told = torch.zeros(1, 1, 5, 2)
+    followed = draw(guided, actions=told, past_actions=past)
+    assert guided.follows_actions and followed.shape == (1, 7, 5, 7) and followed.isfinite().all()
+
+
 def test_an_obstacle_is_kept_clear_of_over_several_frames(toy):
     model = build(toy, network={"window_frames": 3}, training="denoising")
     centre = standing()[0, -1, :2]

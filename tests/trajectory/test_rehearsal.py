@@ -54,6 +54,11 @@ def test_a_batch_has_its_share_of_every_source():
     assert len(rows) == 11 and torch.equal(rows, actions[:, 0, 0])
     counts = [int((rows == number).sum()) for number in range(3)]
     assert counts[0] == 11 - round(5.5) and abs(counts[1] - counts[2]) <= 1
+    # objectives that take the first rows alone are given all sources, too
+    first = mixed.draw(3000, 0, torch.Generator().manual_seed(0))[0][:900, 0, 0]
+    assert abs(float((first == 0).float().mean()) - 0.5) < 0.06
+    again = mixed.draw(3000, 0, torch.Generator().manual_seed(0))[0][:900, 0, 0]
+    assert torch.equal(first, again)
 
 
 def test_the_same_episodes_are_kept_each_time_and_they_are_training_episodes(toy):
