@@ -317,11 +317,9 @@ def _check_branches(recording: Recording, branches: Branches, frames: int) -> No
     difference = branches.spec.difference(recording.spec)
     if difference is not None:
         raise InputError(f"branches do not fit the data set: they differ, {difference}")
-    if branches.settings["run_seed"] != recording.manifest.run_seed:
-        raise InputError(
-            f"branches of a data set of seed {branches.settings['run_seed']}; this one's is "
-            f"{recording.manifest.run_seed}"
-        )
+    seed = recording.manifest.run_seed
+    if (of := branches.settings.get("run_seed", seed)) != seed:
+        raise InputError(f"branches are of a data set of seed {of}; this one's is {seed}")
     contexts, futures = branches.futures.shape[:2]
     if contexts < 2 or futures < 4 or branches.contexts.shape[1] < frames:
         raise InputError(

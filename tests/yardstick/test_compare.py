@@ -240,6 +240,8 @@ def test_bad_input_is_refused_in_one_line(world, tmp_path):
     fails("1 rollouts", rollouts=1)
     fails("branches: 2 futures", branches=_cut(world.branches, 2))
     fails("5 frames", {"m": world.model(context_frames=5)}, branches=world.branches)
+    strange = dataclasses.replace(world.branches, settings={"run_seed": 99})
+    fails("branches are of a data set of seed 99", branches=strange)
     with pytest.raises(InputError, match="no run"):
         compare(world.recording, {})
 
