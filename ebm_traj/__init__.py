@@ -13,6 +13,7 @@ from ebm_traj.spec import StateSpec
 
 if TYPE_CHECKING:
     from ebm_traj.datasets.recording import Recording
+    from ebm_traj.image.model import load_image_model
     from ebm_traj.planning.rollout import rollout
     from ebm_traj.planning.rollout_data import Rollout
     from ebm_traj.trajectory.ebm import EBMConfig, TrajectoryEBM
@@ -35,6 +36,7 @@ _HOME = {
     "TrajectoryEBM": "trajectory.ebm",
     "TrajectoryModel": "trajectory.model",
     "load": "trajectory.files",
+    "load_image_model": "image.model",
     "rollout": "planning.rollout",
     "train": "trajectory.training",
 }
@@ -52,6 +54,7 @@ __all__ = [
     "TrajectoryEBM",
     "TrajectoryModel",
     "load",
+    "load_image_model",
     "rollout",
     "train",
 ]

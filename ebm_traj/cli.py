@@ -1,8 +1,10 @@
 """How every script starts: a dataclass of arguments read by tyro, bad input answered in one line."""
 
+import errno
 import json
 import os
 import select
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,10 @@ FAILED = 1
 BAD_INPUT = 2  # the exit code of argparse and tyro for a bad command line
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 PIPE_CLOSED = 141  # 128 + SIGPIPE
+REFUSED = {  # not all of them are known everywhere
+    getattr(errno, name, None)
+    for name in ("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EISDIR", "ENOTDIR", "ENAMETOOLONG")
+} - {None}
 
 
 def run(main: Callable[[Args], None], args_class: type[Args], argv: list[str] | None = None) -> None:
@@ -26,18 +32,30 @@ def run(main: Callable[[Args], None], args_class: type[Args], argv: list[str] | 
     A class whose defaults depend on the command line (presets do) says so by a static method
     `defaults(argv) -> Args`; one whose fields do, by `class_for(argv) -> type[Args]`.
 
-    Exits with one line on stderr: code 2 on `InputError`, 1 on `RunError`, 130 on Ctrl-C. Where what reads
-    its output has ended (`| head`), with code 141 and no line.
+    Ends as `answering` does.
+    """
+
+    def called() -> None:
+        arguments = sys.argv[1:] if argv is None else argv
+        chosen = class_for(arguments) if (class_for := getattr(args_class, "class_for", None)) else args_class
+        defaults = getattr(chosen, "defaults", None)
+        begin = {"default": defaults(arguments)} if defaults else {}
+        main(tyro.cli(chosen, args=arguments, description=main.__doc__, **begin))
+
+    answering(called)
+
+
+def answering(work: Callable[[], None]) -> None:
+    """Call `work`; what goes wrong and is not a fault of the program is told in one line on stderr.
+
+    Exits with code 2 on `InputError`, 1 on `RunError` and on what the machine refuses (a disk that is full,
+    a folder that may not be written), 130 on Ctrl-C. Where what reads its output has ended (`| head`), with
+    code 141 and no line.
     """
     program = Path(sys.argv[0]).name
     try:
-        arguments = sys.argv[1:] if argv is None else argv
-        if class_for := getattr(args_class, "class_for", None):
-            args_class = class_for(arguments)
-        defaults = getattr(args_class, "defaults", None)
-        begin = {"default": defaults(arguments)} if defaults else {}
         try:
-            main(tyro.cli(args_class, args=arguments, description=main.__doc__, **begin))
+            work()
         finally:
             sys.stdout.flush()  # what nobody reads is found out here, not while Python ends
     except (InputError, RunError) as error:
@@ -50,6 +68,11 @@ def run(main: Callable[[Args], None], args_class: type[Args], argv: list[str] | 
         if not _output_unread():
             raise
         sys.exit(PIPE_CLOSED)
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        print(f"{program}: error: {error}", file=sys.stderr)
+        sys.exit(FAILED)
 
 
 def _output_unread() -> bool:
@@ -62,6 +85,11 @@ def _output_unread() -> bool:
         return False
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return True
+
+
+def next_step(*words: object) -> str:
+    """The line that says what to type next; words are quoted where a shell needs it."""
+    return "next: " + shlex.join(str(word) for word in words)
 
 
 def json_object(option: str, text: str) -> dict[str, Any]:
@@ -79,11 +107,8 @@ def pick_device(name: str | None) -> str:
     """The device of --device, or a GPU if there is one; InputError if torch finds none such here."""
     import torch  # takes a second, which --help need not
 
+    from ebm_traj.core.devices import require_device
+
     device = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        raise InputError(
-            f"--device {device}: not on this machine; accepted are cpu and what torch finds"
-        ) from None
+    require_device(device, "--device")
     return device

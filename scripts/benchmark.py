@@ -19,6 +19,7 @@ from ebm_traj.benchmarks.train import StepSettings
 from ebm_traj.cli import run
 from ebm_traj.envs.workers import usable_cores
 from ebm_traj.errors import InputError
+from ebm_traj.output import require_file
 
 EPISODES = {"collect": 256, "windows": 20_000}
 PACKAGES = (
@@ -163,8 +164,8 @@ class Found:
 
 def main(args: Args) -> None:
     """Speed against named peers."""
-    if args.out is not None and args.out.suffix != ".md":
-        raise InputError(f"--out: {args.out}; accepted is a path that ends with .md")
+    if args.out is not None:
+        require_file(args.out, "--out", overwrite=True, endings=(".md",))
     if args.rounds is not None and args.rounds < 1:
         raise InputError(f"--rounds {args.rounds}: accepted are 1 and more")
     if isinstance(args, TorchArgs):

@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from ebm_traj.cli import json_object, run
+from ebm_traj.cli import json_object, next_step, run
 from ebm_traj.envs.behaviour import NoiseSettings, RandomSettings, policy_class
 from ebm_traj.envs.custom_policies import named_policy
 from ebm_traj.envs.expert import ExpertSettings
 from ebm_traj.envs.trained import TrainedSettings
 from ebm_traj.errors import InputError
+from ebm_traj.output import require_writable
 from ebm_traj.planning.planned import PlannedSettings
 
 
@@ -191,7 +192,7 @@ def collect(args: Args) -> None:
     print(
         f"{args.out}: {made.episodes:,} episodes made, {made.steps:,} steps "
         f"at {made.steps_per_second:,.0f} steps/s; {megabytes:.1f} MB in all\n"
-        f"next: python scripts/train_traj.py --data {args.out} --model ebm --out runs/ebm"
+        f"{next_step('python', 'scripts/train_traj.py', '--data', args.out, '--out', 'runs/ebm')}"
     )
 
 
@@ -227,6 +228,7 @@ def add_branches(args: Args) -> None:
     path = args.out / BRANCHES_FILE
     if path.exists():
         raise InputError(f"{path}: exists; remove it to make other branches")
+    require_writable(path, "--out")
     branches = simulate_branches(
         Recording(args.out),
         contexts=args.contexts,
@@ -258,7 +260,7 @@ def import_data(args: Args, source: str) -> None:
         )
     print(
         f"{args.out}: {made.episodes:,} episodes, {made.steps:,} steps of Minari's '{made.dataset_id}'\n"
-        f"next: python scripts/train_traj.py --data {args.out} --model ebm --out runs/ebm"
+        f"{next_step('python', 'scripts/train_traj.py', '--data', args.out, '--out', 'runs/ebm')}"
     )
 
 

@@ -10,6 +10,7 @@ from ebm_traj.core.backends import SamplerBackend, set_backend
 from ebm_traj.datasets.branches import BRANCHES_FILE, Branches
 from ebm_traj.datasets.recording import Recording
 from ebm_traj.errors import InputError
+from ebm_traj.output import require_folder
 
 
 @dataclasses.dataclass
@@ -50,9 +51,8 @@ class Args:
 def main(args: Args) -> None:
     """Score models on test episodes against truth, floor and baselines, and draw a page."""
     set_backend(args.sampler_backend)
-    from ebm_traj.yardstick.report import check_out
 
-    check_out(args.out, args.overwrite)
+    require_folder(args.out, ("scores.json",), overwrite=args.overwrite)
     for name in ("contexts", "futures", "rollouts", "branch_steps"):
         value = getattr(args, name)
         if value is not None and value < 2:

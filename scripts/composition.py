@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ebm_traj.cli import run
 from ebm_traj.errors import InputError
+from ebm_traj.output import require_folder
 from ebm_traj.planning.composition import CompositionConfig
 
 
@@ -30,9 +31,8 @@ class Args:
 
 def main(args: Args) -> None:
     """Train energies on two subsets that lack a combination; sum them; count samples in it."""
-    from ebm_traj.planning.fault_report import check_out
 
-    check_out(args.out, args.overwrite)
+    require_folder(args.out, ("composition.json",), overwrite=args.overwrite)
     if args.frames < 1:
         raise InputError(f"--frames {args.frames}: accepted are 1 and more")
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ebm_traj.cli import run
 from ebm_traj.ebgan.refinement import RefinementConfig
+from ebm_traj.output import require_folder
 
 
 @dataclasses.dataclass
@@ -34,9 +35,8 @@ def main(args: Args) -> None:
     from ebm_traj.ebgan.refinement import study
     from ebm_traj.errors import InputError
     from ebm_traj.image.classifier import load_classifier
-    from ebm_traj.image.reports import check_out
 
-    check_out(args.out, args.overwrite)
+    require_folder(args.out, ("refinement.json",), overwrite=args.overwrite)
     model, classifier = load_adversarial(args.model), load_classifier(args.classifier)
     validation, test = (open_pictures(args.data, part, size=args.size) for part in ("validation", "test"))
     if model.shape != test.shape:

@@ -8,6 +8,7 @@ import tyro
 
 from ebm_traj.cli import run
 from ebm_traj.ebgan.sampler_study import SamplerStudyConfig
+from ebm_traj.output import require_folder
 
 Flat = tyro.conf.arg(name="")  # its fields become options of their own
 
@@ -44,9 +45,8 @@ def main(args: Args) -> None:
     from ebm_traj.ebgan.sampler_study import compare
     from ebm_traj.errors import InputError
     from ebm_traj.image.classifier import load_classifier
-    from ebm_traj.image.reports import check_out
 
-    check_out(args.out, args.overwrite)
+    require_folder(args.out, ("samplers.json", "rows.json"), overwrite=args.overwrite)
     if not args.ways or len(set(args.ways)) != len(args.ways):
         raise InputError(f"--ways {' '.join(args.ways)}: accepted are one or more different ones")
     classifier = load_classifier(args.classifier)

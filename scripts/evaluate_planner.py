@@ -9,6 +9,7 @@ from ebm_traj.atomic import write_atomically
 from ebm_traj.cli import json_object, run
 from ebm_traj.core.backends import SamplerBackend, set_backend
 from ebm_traj.errors import InputError
+from ebm_traj.output import require_file
 from ebm_traj.planning.cem import CEMConfig
 from ebm_traj.planning.sampling import PlannerConfig
 
@@ -53,11 +54,17 @@ class Args:
     future of the joint model (--prior, else --model); the rest are policies as in `evaluate_policy.py`."""
     json: Path | None = None
     """Write the figures to this file, too."""
+    overwrite: bool = False
+    """Replace the file of --json."""
 
 
 def main(args: Args) -> None:
     """Run a planner, and others beside it, and print its success, with 95 % limits, and its compute."""
     set_backend(args.sampler_backend)
+    if args.json is not None:
+        require_file(args.json, "--json", overwrite=args.overwrite, endings=(".json",))
+    if args.seed < 0:
+        raise InputError(f"--seed {args.seed}: accepted are 0 and more")
     if args.episodes < 1:
         raise InputError(f"--episodes {args.episodes}: accepted are 1 and more")
     if args.planner in args.against:
@@ -65,6 +72,7 @@ def main(args: Args) -> None:
 
     import torch
 
+    from ebm_traj.collect.environment import require_lockstep
     from ebm_traj.core.langevin import LangevinConfig
     from ebm_traj.envs.behaviour import Policy
     from ebm_traj.planning.cem import CEMPlanner
@@ -80,6 +88,7 @@ def main(args: Args) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     env_kwargs = json_object("--env-kwargs", args.env_kwargs)
+    require_lockstep(args.env, env_kwargs, args.steps)
     model = load(args.model, "cpu")
     if args.chain_steps is not None:
         if not (isinstance(model, TrajectoryEBM) and isinstance(model.sampler, LangevinConfig)):

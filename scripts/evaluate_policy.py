@@ -11,6 +11,7 @@ from ebm_traj.envs.behaviour import NoiseSettings, RandomSettings, make_policy, 
 from ebm_traj.envs.expert import ExpertSettings
 from ebm_traj.envs.trained import TrainedSettings
 from ebm_traj.errors import InputError
+from ebm_traj.output import require_file
 
 
 @dataclasses.dataclass
@@ -38,21 +39,23 @@ class Args:
     """Threads; default: one per core."""
     json: Path | None = None
     """Write the figures to this file, too."""
+    overwrite: bool = False
+    """Replace the file of --json."""
 
 
 def main(args: Args) -> None:
     """Run a policy and print its success, with 95 % limits, and its speed."""
     import numpy as np
 
-    from ebm_traj.collect.environment import has_lockstep, open_environment
+    from ebm_traj.collect.environment import require_lockstep
     from ebm_traj.policy.evaluate import evaluate
 
+    if args.json is not None:
+        require_file(args.json, "--json", overwrite=args.overwrite, endings=(".json",))
+    if args.seed < 0:
+        raise InputError(f"--seed {args.seed}: accepted are 0 and more")
     env_kwargs = json_object("--env-kwargs", args.env_kwargs)
-    env = open_environment(args.env, env_kwargs, args.steps)
-    fits = has_lockstep(env)
-    env.close()
-    if not fits:
-        raise InputError(f"environment '{args.env}': needed is one such as ebm_traj/HandBlock-v0")
+    require_lockstep(args.env, env_kwargs, args.steps)
     record = policy_record(args.policy, getattr(args, args.policy), NoiseSettings(args.noise_every))
     policy = make_policy(record, -np.ones(20), np.ones(20), args.env, env_kwargs)
     found = evaluate(

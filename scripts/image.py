@@ -4,7 +4,8 @@ import importlib
 import sys
 from pathlib import Path
 
-from ebm_traj.cli import BAD_INPUT, run
+from ebm_traj.cli import answering, run
+from ebm_traj.errors import InputError
 
 COMMANDS = {
     "generate": "a grid of samples",
@@ -29,17 +30,20 @@ def usage() -> str:
     return "\n".join([f"usage: {Path(sys.argv[0]).name} COMMAND ...; COMMAND --help says more", "", *lines])
 
 
+def refuse(said: str) -> None:
+    """Raise InputError."""
+    raise InputError(said)
+
+
 def main() -> None:
     """Run the sub-command that the command line names."""
-    program = Path(sys.argv[0]).name
     named, rest = (sys.argv[1] if len(sys.argv) > 1 else ""), sys.argv[2:]
     if named in ("-h", "--help"):
-        print(usage())
+        answering(lambda: print(usage()))
         return
     if named not in COMMANDS:
         found = f"'{named}'" if named else "no command"
-        print(f"{program}: error: {found}; accepted are {', '.join(COMMANDS)}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
+        answering(lambda: refuse(f"{found}; accepted are {', '.join(COMMANDS)}"))
     command = importlib.import_module(f"ebm_traj.image.commands.{named}")
     run(command.main, command.Args, rest)
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from ebm_traj.cli import json_object, run
 from ebm_traj.errors import InputError
+from ebm_traj.output import require_folder
 
 FaultName = Literal["heavier", "jammed", "dropped", "friction", "object", "egg"]
 
@@ -64,9 +65,9 @@ class Args:
 
 def main(args: Args) -> None:
     """Measure AUROC and delay with which an energy model and baselines detect faults."""
-    from ebm_traj.planning.fault_report import check_out, tables, write_report
+    from ebm_traj.planning.fault_report import tables, write_report
 
-    check_out(args.out, args.overwrite)
+    require_folder(args.out, ("monitor.json",), overwrite=args.overwrite)
     check(args)
     task = json_object("--env-kwargs", args.env_kwargs)
 
@@ -75,11 +76,16 @@ def main(args: Args) -> None:
 
     from ebm_traj.envs.behaviour import NoiseSettings, make_policy, policy_record
     from ebm_traj.envs.fault_episodes import paired_episodes
-    from ebm_traj.envs.hand_model import ACTIONS
+    from ebm_traj.envs.hand_model import ACTIONS, state_spec
     from ebm_traj.envs.trained import TrainedSettings
     from ebm_traj.planning.fault_study import study
+    from ebm_traj.planning.monitor import require_calibration
 
+    require_calibration(args.calibration_episodes, args.false_alarm_rate)
     monitors = make_monitors(args)
+    for name, monitor in monitors.items():
+        if difference := state_spec().difference(monitor.model.spec):
+            raise InputError(f"model of '{name}': not of the states of ebm_traj/HandBlock-v0: {difference}")
     record = policy_record("trained", TrainedSettings(args.policy), NoiseSettings(probability=args.noise))
     policy = make_policy(record, -np.ones(ACTIONS), np.ones(ACTIONS), "ebm_traj/HandBlock-v0", task)
     rng = np.random.default_rng(args.seed)

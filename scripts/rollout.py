@@ -1,17 +1,26 @@
 """Let a trained model drive an environment, and look at the futures it sampled on the way."""
 
 import dataclasses
+import importlib.util
 from pathlib import Path
 
 from tqdm import tqdm
 
-from ebm_traj.cli import json_object, run
+from ebm_traj.cli import json_object, pick_device, run
 from ebm_traj.core.backends import SamplerBackend, set_backend
 from ebm_traj.envs.gl import choose_backend
 from ebm_traj.errors import InputError
+from ebm_traj.output import require_file
 from ebm_traj.planning.rollout import check_fit, open_env, rollout
 from ebm_traj.planning.sampling import Method
 from ebm_traj.trajectory.files import load
+
+ENDINGS = {
+    "out": (".h5", ".hdf5"),
+    "plot": (".png", ".pdf", ".svg"),
+    "video": (".mp4", ".gif", ".webm"),
+    "rerun": (".rrd",),
+}
 
 
 @dataclasses.dataclass
@@ -41,11 +50,11 @@ class Args:
     seed: int = 0
     """Seed of the environment and of the sampling."""
     out: Path | None = None
-    """Write the rollout to this HDF5 file."""
+    """Write the rollout to this HDF5 file (.h5)."""
     plot: Path | None = None
-    """Draw it to this PNG file."""
+    """Draw it to this file (.png, .pdf, .svg)."""
     video: Path | None = None
-    """Write a video to this file (.mp4)."""
+    """Write a video to this file (.mp4, .gif, .webm)."""
     rerun: Path | None = None
     """Write a Rerun recording to this file (.rrd); needs the extra "rerun"."""
     sampler_backend: SamplerBackend = "auto"
@@ -59,10 +68,12 @@ class Args:
 def main(args: Args) -> None:
     """Let a trained model drive an environment."""
     set_backend(args.sampler_backend)
-    for path in (args.out, args.plot, args.video, args.rerun):
-        if path is not None and path.exists() and not args.overwrite:
-            raise InputError(f"{path}: exists already; give another path, or --overwrite")
-    model = load(args.run, args.device)
+    for name, endings in ENDINGS.items():
+        if (path := getattr(args, name)) is not None:
+            require_file(path, f"--{name}", overwrite=args.overwrite, endings=endings)
+    if args.rerun is not None and importlib.util.find_spec("rerun") is None:
+        raise InputError('--rerun: needs the package rerun: pip install "ebm_traj[rerun]"')
+    model = load(args.run, pick_device(args.device))
     env_id = args.env or model.card.get("env_id")
     if env_id is None:
         raise InputError(f"{args.run}: does not say which environment it was trained on; give --env")

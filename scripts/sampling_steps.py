@@ -11,6 +11,7 @@ from ebm_traj.cli import pick_device, run
 from ebm_traj.datasets.branches import BRANCHES_FILE, Branches
 from ebm_traj.datasets.recording import Recording
 from ebm_traj.errors import InputError
+from ebm_traj.output import require_new
 
 
 @dataclasses.dataclass
@@ -60,8 +61,7 @@ class Args:
 
 def main(args: Args) -> None:
     """Draw every score of an energy model against the gradients that its sampler takes."""
-    if args.out.exists():
-        raise InputError(f"{args.out}: exists already; give another --out")
+    require_new(args.out, resumable=False)
     for name in ("contexts", "futures", "rollouts", "branch_steps"):
         value = getattr(args, name)
         if value is not None and value < 2:

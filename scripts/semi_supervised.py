@@ -18,7 +18,9 @@ class Args:
     out: Path
     """Folder for cells, results.jsonl and the report; must not exist, unless --resume or --overwrite."""
     data: str = "digits"
-    """Pictures: digits, or a path, such as an mnist.npz."""
+    """Pictures: digits, mnist, or a path, such as an mnist.npz."""
+    download: bool = False
+    """Fetch a named data set that is not there."""
     labels: tuple[int, ...] = (100, 200, 1000)
     """Numbers of labelled pictures; multiples of the number of classes."""
     seeds: int = 3
@@ -51,7 +53,7 @@ def main(args: Args) -> None:
     from ebm_traj.ebgan.semi_supervised_report import legend, summarise, table, write_report
     from ebm_traj.ebgan.semi_supervised_study import check_cells, prepare, run_cells
 
-    pictures = open_split(args.data, args.validation)
+    pictures = open_split(args.data, args.validation, download=args.download)
     settings = {
         "data": args.data,
         "validation": args.validation,

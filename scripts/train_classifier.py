@@ -2,16 +2,18 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from ebm_traj.cli import pick_device, run
 from ebm_traj.core.trainer import TrainerConfig
-from ebm_traj.errors import InputError
-from ebm_traj.image.classifier import CARD, ClassifierConfig
+from ebm_traj.image.classifier import CARD, WEIGHTS, ClassifierConfig
 from ebm_traj.image.classifier_training import TRAINER
+from ebm_traj.output import OF_TRAINER, require_folder, take_folder
 
+PROGRAM = "train_classifier"
+LEAVES = (WEIGHTS, CARD, "report.json", *OF_TRAINER)
 Flat = tyro.conf.arg(name="")  # its fields become options of their own
 
 
@@ -47,10 +49,7 @@ class Args:
 
 def main(args: Args) -> None:
     """Train a classifier of pictures; print and write its accuracy on the test part."""
-    import shutil
-
-    if args.out.exists() and not (args.resume or args.overwrite):
-        raise InputError(f"--out {args.out}: exists; give --resume to go on or --overwrite to replace it")
+    require_folder(args.out, (f"{PROGRAM}.json", *LEAVES), overwrite=args.overwrite, resume=args.resume)
     device = pick_device(args.device)
 
     from ebm_traj.datasets.pictures import PictureSet, open_pictures
@@ -64,19 +63,13 @@ def main(args: Args) -> None:
         )  # fmt: skip
 
     train, validation, test = part("train"), part("validation"), part("test")
-    if args.overwrite and not args.resume:
-        shutil.rmtree(args.out, ignore_errors=True)
+    settings = dataclasses.asdict(args)
+    take_folder(args.out, PROGRAM, LEAVES, settings, overwrite=args.overwrite, resume=args.resume)
     model, report = train_classifier(
         *(train, validation, args.classifier, args.trainer, args.out),
         device=device, bfloat16=args.bfloat16, resume=args.resume,
     )  # fmt: skip
-    settings: dict[str, Any] = {
-        "data": args.data,
-        "size": args.size,
-        "channels": args.channels,
-        "bfloat16": args.bfloat16,
-    }
-    settings |= {"trainer": dataclasses.asdict(args.trainer)}
+    settings = {name: settings[name] for name in ("data", "size", "channels", "bfloat16", "trainer")}
     card = save_classifier(model.cpu(), report, test, args.out, settings)
     print(
         f"{test.name}: {100 * card['test_accuracy']:.2f} % of {len(test)} test pictures, "

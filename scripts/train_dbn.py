@@ -35,6 +35,8 @@ class Args:
     """Resize pictures to this height and width."""
     device: str | None = None
     """cpu, cuda, ...; default: a GPU if there is one."""
+    download: bool = False
+    """Fetch a named data set that is not there."""
     overwrite: bool = False
     """Replace --out."""
     resume: bool = False
@@ -54,6 +56,7 @@ def main(args: Args) -> None:
         validation=args.validation,
         size=args.size,
         device=pick_device(args.device),
+        download=args.download,
         overwrite=args.overwrite,
         resume=args.resume,
         command="python " + shlex.join(sys.argv),

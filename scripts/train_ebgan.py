@@ -42,10 +42,10 @@ class Args:
 def main(args: Args) -> None:
     """Train a generator against an auto-encoder energy (EBGAN) or a classifier (GAN)."""
     from ebm_traj.datasets.pictures import open_pictures
-    from ebm_traj.ebgan.training import require_folder, train_adversarial
+    from ebm_traj.ebgan.training import require_run_folder, train_adversarial
     from ebm_traj.image.classifier import load_classifier
 
-    require_folder(args.out, args.resume, args.overwrite)
+    require_run_folder(args.out, args.resume, args.overwrite)
     device = pick_device(args.device)
     train = open_pictures(args.data, "train", size=args.size, download=args.download)
     classifier = None if args.classifier is None else load_classifier(args.classifier, device)
@@ -57,6 +57,7 @@ def main(args: Args) -> None:
         args.out,
         device=device,
         resume=args.resume,
+        overwrite=args.overwrite,
         classifier=classifier,
     )
     card = model.card

@@ -2,12 +2,13 @@
 
 import argparse
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from ebm_traj.cli import pick_device, run
+from ebm_traj.cli import next_step, pick_device, run
 from ebm_traj.core.trainer import TrainerConfig
 from ebm_traj.errors import InputError
 from ebm_traj.image.model import ImageConfig
@@ -91,9 +92,15 @@ def main(args: Any) -> None:
     ]
     if args.classes is not None:
         sets = [part.of_classes(args.classes) for part in sets]
+    config = args.config
+    if any(part.num_classes < 2 or (part.y < 0).any() for part in sets) and (
+        config.conditional or config.classification
+    ):
+        print(f"note: {sets[0].name} has no classes: conditional and classification are off", file=sys.stderr)
+        config = dataclasses.replace(config, conditional=False, classification=0.0)
     keep_freed_memory()  # a tenth less time on a CPU
     model = train_image(
-        args.config,
+        config,
         sets[0],
         sets[1],
         args.trainer,
@@ -111,7 +118,7 @@ def main(args: Any) -> None:
         f"{out}: {card['iterations']} iterations of {card['batch_size']} in {card['cpu_seconds']:.0f} CPU "
         f"seconds, {card['parameters']:,} parameters, {card['restarts']} restarts; samples in {out}/samples"
     )
-    print(f"next: python scripts/image.py generate --model {out} --out {out}/generated")
+    print(next_step("python", "scripts/image.py", "generate", "--model", out, "--out", out / "generated"))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from ebm_traj.cli import run
-from ebm_traj.errors import InputError
+from ebm_traj.output import require_new
 from ebm_traj.policy.settings import PolicySettings
 
 
@@ -26,8 +26,7 @@ class Args:
 
 def main(args: Args) -> None:
     """Learn from the planning expert and by reinforcement: TD3, or PPO of Stable-Baselines3."""
-    if args.out.exists() and not args.resume:
-        raise InputError(f"{args.out}: exists; give a new folder, or --resume to go on with a run")
+    require_new(args.out, args.resume)
     from ebm_traj.policy.run import train_policy
 
     path = train_policy(args.out, args.policy, num_threads=args.workers)

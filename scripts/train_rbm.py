@@ -38,6 +38,8 @@ class Args:
     """Other runs whose held-out log-likelihoods are drawn beside, if all have --evaluate-every."""
     device: str | None = None
     """cpu, cuda, ...; default: a GPU if there is one."""
+    download: bool = False
+    """Fetch a named data set that is not there."""
     overwrite: bool = False
     """Replace --out."""
     resume: bool = False
@@ -59,6 +61,7 @@ def main(args: Args) -> None:
         inverted=args.inverted,
         beside=args.beside,
         device=pick_device(args.device),
+        download=args.download,
         overwrite=args.overwrite,
         resume=args.resume,
         command="python " + shlex.join(sys.argv),

@@ -2,12 +2,13 @@
 
 import argparse
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from ebm_traj.cli import run
+from ebm_traj.cli import next_step, run
 from ebm_traj.core.backends import SamplerBackend, set_backend
 from ebm_traj.core.trainer import TrainerConfig
 from ebm_traj.datasets.recording import Recording
@@ -97,13 +98,16 @@ class Args:
 def _going_on(init: str) -> type[Args]:
     """These arguments with the defaults of a trained model."""
     model = load(init)
+    config = model.config
+    if getattr(config, "energy_start", None):
+        config = dataclasses.replace(config, energy_start=None)  # an iteration of the run before
     return dataclasses.make_dataclass(
         "TrainArgs",
         [
             ("model", Kind, dataclasses.field(default=model.kind)),
             ("conditioning", Conditioning, dataclasses.field(default=model.conditioning)),
             # another kind is refused in main, after its settings have been read
-            ("config", Annotated[type(model.config), Flat], dataclasses.field(default=model.config)),
+            ("config", Annotated[type(config), Flat], dataclasses.field(default=config)),
         ],
         bases=(Args,),
     )
@@ -125,9 +129,18 @@ def main(args: Any) -> None:
         inverse_iterations=args.inverse_iterations,
         budget_gb=args.budget_gb,
     )
-    if args.earlier and args.init is None and args.rehearsal.dreams:
+    if args.rehearsal != Rehearsal() and not args.earlier:
+        raise InputError("--rehearsal: given without --earlier, the data sets to rehearse")
+    if args.init is None and args.rehearsal.dreams:
         raise InputError("--rehearsal.dreams: needs the model that dreams, --init")
     recording, earlier = Recording(args.data), [Recording(folder) for folder in args.earlier]
+    for found in (recording, *earlier):
+        if (there := len(found.paths)) < found.manifest.num_shards:
+            print(
+                f"note: {found.folder}: {there} of {found.manifest.num_shards} shards are there; "
+                f"{found.num_episodes:,} of {found.manifest.episodes:,} episodes are used",
+                file=sys.stderr,
+            )
     model = load(args.init) if args.init is not None else None
     if model is not None:
         require_same_kind(model, args.model, args.conditioning)
@@ -155,7 +168,8 @@ def main(args: Any) -> None:
         f"{args.out}: {args.model}, {card['iterations']} iterations of {card['batch_size']} in "
         f"{card['train_seconds']:.0f} s, {card['parameters']:,} parameters, {card['restarts']} restarts"
     )
-    print(f"next: python scripts/compare.py --data {args.data} --runs {args.out} --out report")
+    following = ("python", "scripts/compare.py", "--data", args.data, "--runs", args.out, "--out", "report")
+    print(next_step(*following))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from ebm_traj.core.backends import SamplerBackend, set_backend
 from ebm_traj.datasets.branches import BRANCHES_FILE, Branches
 from ebm_traj.datasets.recording import Recording
 from ebm_traj.errors import InputError
+from ebm_traj.output import require_folder
 from ebm_traj.planning.sampling import PlannerConfig
 
 CANDIDATES_AT_ONCE = 512  # of a planner; bounds memory
@@ -60,9 +61,8 @@ class Args:
 def main(args: Args) -> None:
     """Group futures into ways, score them against branches, and draw some."""
     set_backend(args.sampler_backend)
-    from ebm_traj.planning.fault_report import check_out
 
-    check_out(args.out, args.overwrite)
+    require_folder(args.out, ("ways.json",), overwrite=args.overwrite)
     check(args)
 
     import torch

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from ebm_traj.cli import next_step
+
 SCRIPT = """
 import dataclasses
 
@@ -44,6 +46,27 @@ def test_output_that_nobody_reads_ends_without_a_word(script: Path, arguments: l
         errors = process.stderr.read().decode()
     assert errors == ""
     assert process.returncode == 141
+
+
+def test_a_list_of_commands_that_is_not_read_to_its_end_is_no_fault(tmp_path: Path) -> None:
+    command = [sys.executable, str(Path(__file__).parents[1] / "scripts" / "image.py"), "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+def test_what_the_machine_refuses_is_told_in_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "full.py"
+    path.write_text(SCRIPT.replace('"Write lines."', 'raise OSError(28, "No space left on device", "a.h5")'))
+    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "full.py: error: [Errno 28] No space left on device: 'a.h5'\n"
+
+
+def test_what_to_type_next_is_quoted() -> None:
+    assert next_step("python", "a.py", "--out", Path("my run")) == "next: python a.py --out 'my run'"
 
 
 def test_output_that_is_read_is_whole(script: Path) -> None:

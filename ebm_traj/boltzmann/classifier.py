@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ebm_traj.boltzmann.dbn import DBN
-from ebm_traj.boltzmann.folders import as_json
+from ebm_traj.boltzmann.files import as_json
 from ebm_traj.core.checkpoint import load_json, load_tensors, save_json, save_tensors
 from ebm_traj.core.distributed import make_fabric
 from ebm_traj.core.objectives import Batch

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ebm_traj.atomic import write_atomically
 from ebm_traj.boltzmann.classifier import (
+    CLASSIFIER_FILE,
     DBNClassifier,
     FineTuneConfig,
     error_rate,
@@ -18,9 +19,8 @@ from ebm_traj.boltzmann.classifier import (
     save_classifier,
 )
 from ebm_traj.boltzmann.data import intensities
-from ebm_traj.boltzmann.dbn import DBNConfig, train_dbn
+from ebm_traj.boltzmann.dbn import DBN_FILE, LAYER, DBNConfig, train_dbn
 from ebm_traj.boltzmann.figures import draw_samples
-from ebm_traj.boltzmann.folders import prepare_folder
 from ebm_traj.boltzmann.learning import LearningConfig
 from ebm_traj.boltzmann.training import RBMConfig
 from ebm_traj.core.seeding import derive_seed, seeded_generator
@@ -28,6 +28,7 @@ from ebm_traj.core.trainer import TrainerConfig
 from ebm_traj.datasets.pictures import PictureSet, open_pictures
 from ebm_traj.errors import InputError
 from ebm_traj.intervals import Z_95
+from ebm_traj.output import take_folder
 
 DIGITS_DBN = DBNConfig(
     hidden=(200, 400),
@@ -52,6 +53,11 @@ DIGITS_FINE_TUNE = FineTuneConfig(
         keep_margin=0.0,
     ),
 )
+FINE_TUNING = "fine-tuning"
+LEAVES = (
+    *(f"{CLASSIFIER_FILE}.safetensors", f"{CLASSIFIER_FILE}.json", DBN_FILE, LAYER.format("*"), FINE_TUNING),
+    *("report.md", "report.json", "samples.png"),
+)
 SAMPLES = 60
 TOP_STEPS = 1000
 
@@ -66,6 +72,7 @@ def run_dbn(
     validation: float = 0.05,
     size: int | None = None,
     device: str = "cpu",
+    download: bool = False,
     overwrite: bool = False,
     resume: bool = False,
     command: str = "",
@@ -75,11 +82,21 @@ def run_dbn(
     Returns the report. Raises InputError on bad settings, pictures without classes, or an `out` that exists.
     """
     options: dict[str, Any] = {"size": size, "validation": validation}
-    parts = {name: open_pictures(data, name, **options) for name in ("train", "validation", "test")}
+    parts = {
+        name: open_pictures(data, name, download=download, **options)
+        for name in ("train", "validation", "test")
+    }
     for part in parts.values():
         if part.num_classes < 2 or (part.y < 0).any():
             raise InputError(f"data {part.name}: a classifier needs the class of every picture")
-    prepare_folder(out, overwrite, resume)
+    record = {
+        "command": command,
+        "dbn": dataclasses.asdict(config),
+        "fine_tune": dataclasses.asdict(tuning),
+        "pretrain": pretrain,
+        "data": data,
+    }
+    take_folder(out, "train_dbn", LEAVES, record | options, overwrite=overwrite, resume=resume)
     train, held, test = (_rows(parts[name], device) for name in ("train", "validation", "test"))
     identity = {"data": data, "rows": len(train[0]), "size": size, "validation": validation}
     classes = parts["train"].num_classes
@@ -96,7 +113,7 @@ def run_dbn(
         network = network.to(device)
     identity |= {"pretrain": pretrain, "dbn": dataclasses.asdict(config)}
     network, report = fine_tune(
-        network, train, held, tuning, out / "fine-tuning", identity=identity, device=device, resume=resume
+        network, train, held, tuning, out / FINE_TUNING, identity=identity, device=device, resume=resume
     )
     found = {
         "command": command,

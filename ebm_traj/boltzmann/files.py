@@ -1,5 +1,7 @@
 """An RBM's file: safetensors with its sizes, base biases and card."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,3 +34,8 @@ def load_rbm(folder: Path | str, device: torch.device | str = "cpu") -> tuple[RB
     rbm = RBM(visible, hidden, meta["units"]).to(device)
     rbm.load_state_dict(tensors)
     return rbm.requires_grad_(False), base, meta["card"]
+
+
+def as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as a checkpoint gives them back: tuples are lists, paths strings."""
+    return json.loads(json.dumps(settings, default=str))

@@ -21,7 +21,7 @@ from ebm_traj.boltzmann.figures import (
     draw_reconstructions,
     gibbs_trace,
 )
-from ebm_traj.boltzmann.folders import prepare_folder
+from ebm_traj.boltzmann.files import RBM_FILE
 from ebm_traj.boltzmann.learning import LearningConfig
 from ebm_traj.boltzmann.rbm import RBM
 from ebm_traj.boltzmann.tempering import Path as Tempering
@@ -31,7 +31,12 @@ from ebm_traj.core.logs import read_metrics
 from ebm_traj.core.seeding import seeded_generator
 from ebm_traj.datasets.pictures import open_pictures
 from ebm_traj.errors import InputError
+from ebm_traj.output import OF_TRAINER, take_folder
 
+LEAVES = (
+    *(RBM_FILE, "report.md", "report.json", *OF_TRAINER),
+    *(f"{name}.png" for name in ("filters", "chains", "reconstructions", "likelihood")),
+)
 DIGITS_RBM = RBMConfig(
     hidden=100,
     learning=LearningConfig(chains=100),
@@ -61,6 +66,7 @@ def run_rbm(
     inverted: bool = False,
     beside: Sequence[Path] = (),
     device: str = "cpu",
+    download: bool = False,
     overwrite: bool = False,
     resume: bool = False,
     command: str = "",
@@ -77,8 +83,12 @@ def run_rbm(
     if reverse_steps < 0:
         raise InputError(f"reverse steps: {reverse_steps}; accepted are 0 and more")
     options: dict[str, Any] = {"size": size, "validation": validation}
-    parts = {name: open_pictures(data, name, **options) for name in ("train", "validation", "test")}
-    prepare_folder(out, overwrite, resume)
+    parts = {
+        name: open_pictures(data, name, download=download, **options)
+        for name in ("train", "validation", "test")
+    }
+    record = {"command": command, "config": dataclasses.asdict(config), "data": data, "inverted": inverted}
+    take_folder(out, "train_rbm", LEAVES, record | options, overwrite=overwrite, resume=resume)
     train, held, test = (intensities(parts[name]).to(device) for name in ("train", "validation", "test"))
     if inverted:
         train, held, test = 1 - train, 1 - held, 1 - test

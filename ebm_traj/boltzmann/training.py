@@ -12,8 +12,7 @@ from tqdm import tqdm
 
 from ebm_traj.boltzmann.ais import SHORT_AIS, AISConfig, ais, log_likelihood
 from ebm_traj.boltzmann.data import Binarisation, binarise, held_out, require_binarisation
-from ebm_traj.boltzmann.files import save_rbm
-from ebm_traj.boltzmann.folders import as_json
+from ebm_traj.boltzmann.files import as_json, save_rbm
 from ebm_traj.boltzmann.learning import Learner, LearningConfig
 from ebm_traj.boltzmann.rbm import RBM, VisibleUnits, base_bias
 from ebm_traj.core.checkpoint import load_tensors, require_same, save_tensors, under_prefix, with_prefix

@@ -51,6 +51,15 @@ def has_lockstep(env: gymnasium.Env) -> bool:
     return env.spec is not None and env.spec.vector_entry_point == LOCKSTEP
 
 
+def require_lockstep(env_id: str, env_kwargs: dict[str, Any], steps: int) -> None:
+    """Raise InputError unless this is an environment that `has_lockstep`, one of this package's hands."""
+    env = open_environment(env_id, env_kwargs, steps)
+    fits = has_lockstep(env)
+    env.close()
+    if not fits:
+        raise InputError(f"environment '{env_id}': needed is one such as ebm_traj/HandBlock-v0")
+
+
 def open_lockstep(
     env_id: str, env_kwargs: dict[str, Any], num_envs: int, num_threads: int | None
 ) -> VectorEnv:

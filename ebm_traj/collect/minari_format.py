@@ -73,7 +73,7 @@ def target_path(target: str) -> tuple[str, Path]:
     if is_id(target):
         dataset_id, path = target, Path(get_dataset_path(target))
     else:
-        path = Path(target).expanduser()
+        path = Path(target).expanduser().absolute()  # Minari opens no relative ones
         name = "".join(c if c.isalnum() or c in "-_" else "_" for c in path.resolve().name)
         dataset_id = name if is_id(name) else f"{name or 'data'}-v0"
     if path.exists():

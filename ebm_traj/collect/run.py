@@ -20,6 +20,7 @@ from ebm_traj.datasets.splits import split_codes
 from ebm_traj.envs.behaviour import NoiseSettings, RandomSettings, identified, make_policy, policy_record
 from ebm_traj.envs.workers import usable_cores
 from ebm_traj.errors import InputError
+from ebm_traj.output import require_writable
 from ebm_traj.ray_cluster import require_cluster
 
 # Another version of any of these may give other numbers, so a run is not resumed across them.
@@ -190,6 +191,7 @@ def _require_free(out: Path, resume: bool, share: Share) -> None:
     """Raise InputError if `out` is no place to begin, or to go on."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is not a folder")
+    require_writable(out, "--out")
     if resume or not out.exists() or not any(out.iterdir()):
         return
     found = out

@@ -10,14 +10,27 @@ SamplerBackend = Literal["auto", "autograd", "manual", "graph", "triton"]
 """autograd: the reference. manual: written-out gradients. graph: these, replayed as a CUDA graph. triton: one
 launch for the whole chain, for MLP energies on a GPU. auto: the fastest that fits energy and device."""
 
+NEED_GPU = ("graph", "triton")
+
 _chosen: SamplerBackend = "auto"
 
 
 def set_backend(name: SamplerBackend) -> None:
-    """Choose for all chains of this process. Raises InputError if the name is unknown."""
+    """Choose for all chains of this process.
+
+    Raises InputError if the name is unknown, or if it needs a GPU and there is none.
+    """
     global _chosen
     if name not in get_args(SamplerBackend):
         raise InputError(f"sampler backend '{name}'; accepted are {', '.join(get_args(SamplerBackend))}")
+    if name in NEED_GPU:
+        import torch  # takes a second, which --help need not
+
+        if not torch.cuda.is_available():
+            here = ", ".join(each for each in get_args(SamplerBackend) if each not in NEED_GPU)
+            raise InputError(
+                f"sampler backend '{name}': needs a CUDA device, and there is none; accepted here are {here}"
+            )
     _chosen = name
 
 

@@ -79,7 +79,7 @@ def require_same(where: Path | str, now: Mapping[str, Any], then: Mapping[str, A
 
 def _differences(now: Any, then: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
     if isinstance(now, Mapping) and isinstance(then, Mapping):
-        for key in sorted(set(now) | set(then)):
+        for key in [*now, *(key for key in then if key not in now)]:
             path = f"{name}.{key}" if name else str(key)
             yield from _differences(now.get(key), then.get(key), path)
     elif now != then:

@@ -95,12 +95,18 @@ class TrainerConfig:
         for name in ("iterations", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name.replace('_', ' ')}: {getattr(self, name)}; accepted are 1 and more")
-        if self.validate_every < 0:
-            raise InputError(f"validate every: {self.validate_every}; accepted are 0 and more")
+        for name in ("validate_every", "warmup", "max_restarts", "final_learning_rate", "element_clip"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name.replace('_', ' ')}: {getattr(self, name)}; accepted are 0 and more")
+        for name in ("gradient_clip", "energy_limit", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name.replace('_', ' ')}: {getattr(self, name)}; it must be above 0")
+        for name, values in (("ema decay", (self.ema_decay,)), ("betas", self.betas)):
+            if not all(0 <= value < 1 for value in values):
+                found = " ".join(map(str, values))
+                raise InputError(f"{name}: {found}; accepted are 0 and more, below 1")
         if self.keep not in get_args(Keep):
             raise InputError(f"keep: '{self.keep}'; accepted are {', '.join(get_args(Keep))}")
-        if not self.learning_rate > 0:
-            raise InputError(f"learning rate: {self.learning_rate}; it must be above 0")
         if self.schedule not in get_args(Schedule):
             raise InputError(f"schedule: '{self.schedule}'; accepted are {', '.join(get_args(Schedule))}")
         if self.schedule == "exponential" and not self.final_learning_rate > 0:
@@ -108,8 +114,6 @@ class TrainerConfig:
                 f"final learning rate: {self.final_learning_rate}; with the exponential schedule it must be "
                 "above 0"
             )
-        if not self.element_clip >= 0:
-            raise InputError(f"element clip: {self.element_clip}; it must be 0 or more")
 
     def learning_rate_at(self, iteration: int) -> float:
         """Warm-up, then the decay of the schedule."""

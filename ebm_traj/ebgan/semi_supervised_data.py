@@ -34,7 +34,7 @@ def rows_of(pictures: PictureSet) -> Tensor:
     return torch.from_numpy(pictures.x.reshape(len(pictures.x), -1)).float() / 255
 
 
-def open_split(source: str, validation: float) -> SplitPictures:
+def open_split(source: str, validation: float, *, download: bool = False) -> SplitPictures:
     """The parts of a data set; `validation` is the share of its training part that is held out.
 
     Raises InputError if the share is out of range or a part has pictures without a class.
@@ -42,7 +42,7 @@ def open_split(source: str, validation: float) -> SplitPictures:
     if not 0 < validation < 1:
         raise InputError(f"validation: {validation}; accepted are shares between 0 and 1")
     parts = {
-        split: open_pictures(source, split, validation=validation, seed=SPLIT_SEED)
+        split: open_pictures(source, split, validation=validation, seed=SPLIT_SEED, download=download)
         for split in ("train", "validation", "test")
     }
     for split, part in parts.items():

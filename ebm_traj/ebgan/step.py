@@ -29,6 +29,9 @@ class OptimiserConfig:
     def __post_init__(self) -> None:
         if not self.learning_rate > 0:
             raise InputError(f"learning rate: {self.learning_rate}; it must be above 0")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            found = " ".join(map(str, self.betas))
+            raise InputError(f"betas: {found}; accepted are 0 and more, below 1")
         for name in (self.generator, self.discriminator):
             if name not in get_args(Optimiser):
                 raise InputError(f"optimiser: '{name}'; accepted are {', '.join(get_args(Optimiser))}")

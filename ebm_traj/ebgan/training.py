@@ -7,35 +7,32 @@ from typing import Any
 
 import torch
 
-from ebm_traj.core.checkpoint import save_json
 from ebm_traj.core.seeding import seeded_generator
 from ebm_traj.core.trainer import TRAINING_FILE
 from ebm_traj.datasets.pictures import PictureSet
 from ebm_traj.ebgan.class_scores import inception_score, log_probabilities, reversed_score
-from ebm_traj.ebgan.model import CONFIG_FILE, AdversarialConfig, AdversarialModel
+from ebm_traj.ebgan.model import CONFIG_FILE, WEIGHTS_FILE, AdversarialConfig, AdversarialModel
 from ebm_traj.ebgan.step import OptimiserConfig
-from ebm_traj.ebgan.trainer import AdversarialSettings, AdversarialTrainer
+from ebm_traj.ebgan.trainer import GRIDS, AdversarialSettings, AdversarialTrainer
 from ebm_traj.errors import InputError
 from ebm_traj.image.classifier import Classifier
 from ebm_traj.image.pictures import batches, to_tensor
+from ebm_traj.output import OF_TRAINER, require_folder, take_folder
 
-SETTINGS_FILE = "settings.json"
+PROGRAM = "train_ebgan"
+SETTINGS_FILE = f"{PROGRAM}.json"
+LEAVES = (CONFIG_FILE, WEIGHTS_FILE, GRIDS, *OF_TRAINER)
 SETTLED_ON = 1024  # pictures for the discriminator's batch norm
 
 
-def require_folder(out: Path, resume: bool, overwrite: bool = False) -> None:
-    """InputError unless a run can be started, or resumed, in this folder."""
+def require_run_folder(out: Path, resume: bool, overwrite: bool = False) -> None:
+    """InputError unless a run can be started, resumed or replaced in this folder."""
+    require_folder(out, (SETTINGS_FILE, CONFIG_FILE), overwrite=overwrite, resume=resume)
     if resume:
         if (out / CONFIG_FILE).is_file():
             raise InputError(f"{out}: this run is finished ({CONFIG_FILE} is there); nothing to resume")
         if not (out / SETTINGS_FILE).is_file():
             raise InputError(f"{out}: no run to resume ({SETTINGS_FILE} is missing); start without --resume")
-    elif out.exists() and not out.is_dir():
-        raise InputError(f"{out}: is a file; needed is the name of a folder")
-    elif out.exists() and not overwrite:
-        raise InputError(
-            f"{out}: exists; give another --out, --resume to go on, or --overwrite to replace it"
-        )
 
 
 def train_adversarial(
@@ -47,12 +44,13 @@ def train_adversarial(
     *,
     device: torch.device | str = "cpu",
     resume: bool = False,
+    overwrite: bool = False,
     classifier: Classifier | None = None,
 ) -> AdversarialModel:
     """The trained model, in evaluation mode, saved in `out` with its log, pictures and checkpoint.
 
-    `classifier` scores samples on the way if `settings.score_every` says when. Raises InputError if a run
-    cannot be resumed, RunError if it diverges too often.
+    `classifier` scores samples on the way if `settings.score_every` says when; `overwrite` replaces the run
+    there was. Raises InputError if a run is there, or cannot be resumed, RunError if it diverges too often.
     """
     if settings.score_every and classifier is None:
         raise InputError(f"score every: {settings.score_every}; needs a classifier")
@@ -75,16 +73,12 @@ def train_adversarial(
         log_p = log_probabilities(classifier, x)
         return {"reversed_score": reversed_score(log_p), "inception_score": inception_score(log_p)}
 
+    take_folder(out, PROGRAM, LEAVES, identity, overwrite=overwrite, resume=resume)
     trainer = AdversarialTrainer(
         model, draw, optimiser, settings, out, identity, None if classifier is None else score
     )
     if resume and (out / TRAINING_FILE).is_file():  # a run killed before its first checkpoint starts anew
         trainer.resume()
-    out.mkdir(parents=True, exist_ok=True)
-    if not resume:
-        for name in (TRAINING_FILE, CONFIG_FILE, "metrics.csv", "restarts.log"):  # of a run written over
-            (out / name).unlink(missing_ok=True)
-    save_json(out / SETTINGS_FILE, identity)
     figures = trainer.fit()
     settled = to_tensor(train.x[:: max(1, len(train) // SETTLED_ON)][:SETTLED_ON], device)
     model.settle(settled, seeded_generator(device, settings.seed, "settle"))

@@ -143,14 +143,6 @@ def named_sets(others: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def check_out(out: Path, overwrite: bool) -> None:
-    """Raise InputError if the folder of a report exists and may not be written over."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: is a file; needed is the name of a folder")
-    if out.exists() and not overwrite:
-        raise InputError(f"{out}: exists; give another --out, or --overwrite to replace the report in it")
-
-
 def first_rows(x: Pictures, count: int, seed: int, *parts: str) -> Pictures:
     """At most `count` pictures drawn at random, in their order."""
     rng = np.random.default_rng(derive_seed(seed, "rows", *parts))

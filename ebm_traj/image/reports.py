@@ -8,15 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ebm_traj.atomic import write_atomically
-from ebm_traj.errors import InputError
-
-
-def check_out(out: Path, overwrite: bool) -> None:
-    """Raise InputError if the folder exists and may not be written over."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out}: is a file; needed is the name of a folder")
-    if out.exists() and not overwrite:
-        raise InputError(f"--out {out}: exists; give another, or --overwrite to replace the report in it")
 
 
 def write_report(

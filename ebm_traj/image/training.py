@@ -20,6 +20,7 @@ from ebm_traj.image.objectives import Augment, contrastive_part, make_objective
 from ebm_traj.image.presets import Change
 from ebm_traj.image.snapshots import Snapshots, draw_curves
 from ebm_traj.image.validation import blurred, make_validation
+from ebm_traj.output import require_new
 
 SETTINGS_FILE = "settings.json"
 MOMENT_ROWS = 10_000
@@ -134,8 +135,7 @@ def train_image(
 
 def require_folder(out: Path, resume: bool) -> None:
     """InputError unless a run can be started, or resumed, in this folder."""
-    if out.exists() and not resume:
-        raise InputError(f"{out}: exists already; give another --out, or --resume to go on with it")
+    require_new(out, resume)
     if resume and (out / CONFIG_FILE).is_file():
         raise InputError(f"{out}: this run is finished ({CONFIG_FILE} is there); nothing to resume")
     if resume and not (out / SETTINGS_FILE).is_file():

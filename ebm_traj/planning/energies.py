@@ -115,10 +115,17 @@ def smooth(spec: StateSpec) -> FutureEnergy:
 
 
 def named(energies: Mapping[str, FutureEnergy] | FutureEnergy | None) -> dict[str, FutureEnergy]:
-    """Energies by name; a single one is called 'energy', none are none."""
+    """Energies by name; a single one is called 'energy', none are none. InputError if one is no function."""
     if energies is None:
         return {}
-    return dict(energies) if isinstance(energies, Mapping) else {"energy": energies}
+    found = dict(energies) if isinstance(energies, Mapping) else {"energy": energies}
+    for name, energy in found.items():
+        if not callable(energy):
+            raise InputError(
+                f"energies: '{name}' is a {type(energy).__name__}; accepted are a function of futures "
+                "(M, H, D), or a dict of them by name"
+            )
+    return found
 
 
 def total(energies: Mapping[str, FutureEnergy], states: Tensor) -> Tensor:
@@ -129,6 +136,8 @@ def total(energies: Mapping[str, FutureEnergy], states: Tensor) -> Tensor:
     added = states.new_zeros(len(states))
     for name, energy in energies.items():
         value = energy(states)
+        if not isinstance(value, Tensor):
+            raise InputError(f"energy '{name}': gave a {type(value).__name__}; accepted is a torch.Tensor")
         if value.shape != (len(states),):
             raise InputError(
                 f"energy '{name}': gave shape {tuple(value.shape)}; accepted is ({len(states)},)"

@@ -9,20 +9,11 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ebm_traj.atomic import write_atomically
-from ebm_traj.errors import InputError
 from ebm_traj.planning.fault_study import BEFORE, Found, Row, Study
 from ebm_traj.theme import LIGHT, Theme, save, style
 
 PAGE, FIGURES, FIGURE = "monitor.md", "monitor.json", "monitor.png"
 STEPS_SHOWN = 20  # after the fault, in the figure
-
-
-def check_out(out: Path, overwrite: bool) -> None:
-    """Raise InputError if the folder exists and may not be written over."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: is a file; needed is the name of a folder")
-    if out.exists() and not overwrite:
-        raise InputError(f"{out}: exists; give another --out, or --overwrite to replace the report in it")
 
 
 def write_report(study: Study, out: Path, settings: dict[str, Any], command: str) -> Path:

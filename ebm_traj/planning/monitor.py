@@ -62,6 +62,25 @@ class Calibration:
         return cls(0 * ones, ones, ones, UNCALIBRATED_DRIFT * ones, np.ones(families), math.inf, 0.0, 0)
 
 
+def alarm_rank(episodes: int, false_alarm_rate: float) -> int:
+    """Which of so many ordered levels is the threshold, counted from 1."""
+    return math.ceil((episodes + 1) * (1 - false_alarm_rate))
+
+
+def require_calibration(episodes: int, false_alarm_rate: float) -> None:
+    """Raise InputError for a rate outside (0, 1) or too few episodes for it."""
+    if not 0 < false_alarm_rate < 1:
+        raise InputError(f"false alarm rate: {false_alarm_rate}; accepted are numbers between 0 and 1")
+    rest = episodes - episodes // 2
+    if episodes < 2 or alarm_rank(rest, false_alarm_rate) > rest:
+        needed = 2
+        while alarm_rank(needed - needed // 2, false_alarm_rate) > needed - needed // 2:
+            needed += 1
+        raise InputError(
+            f"calibration: {episodes} episodes; a false alarm rate of {false_alarm_rate:g} needs {needed}"
+        )
+
+
 class Monitor:
     """Watches an environment through a model; feed it each step by `update`.
 
@@ -213,18 +232,11 @@ class Monitor:
 
         Raises InputError for a rate outside (0, 1) or too few episodes for it.
         """
-        if not 0 < false_alarm_rate < 1:
-            raise InputError(f"false alarm rate: {false_alarm_rate}; accepted are numbers between 0 and 1")
+        require_calibration(len(states), false_alarm_rate)  # type: ignore[arg-type]
         frames, done = self._check(states, actions)
-        count = len(done)
-        rest = count - count // 2
-        rank = math.ceil((rest + 1) * (1 - false_alarm_rate))
-        if count < 2 or rank > rest:
-            needed = 2 * math.ceil(1 / false_alarm_rate - 1)
-            raise InputError(
-                f"calibration: {count} episodes; a false alarm rate of {false_alarm_rate:g} needs {needed}"
-            )
-        half = count // 2
+        half = len(done) // 2
+        rest = len(done) - half
+        rank = alarm_rank(rest, false_alarm_rate)
         if isinstance(self.score, ErrorScore):
             self._fit_errors(self.score, frames[:half], done[:half])
         scores = self.scores(frames, done)

@@ -62,6 +62,17 @@ def rollout(
             f"rollout: steps {steps}, futures {futures}, horizon {horizon}, replan_every {replan_every}; "
             "accepted are 1 and more, and replan_every up to the horizon"
         )
+    if seed < 0:
+        raise InputError(f"rollout: seed {seed}; accepted are 0 and more")
+    if isinstance(env, TrajectoryModel) or not (isinstance(env, str) or hasattr(env, "step")):
+        raise InputError(
+            f"rollout: env is a {type(env).__name__}; the environment comes first, then the model"
+        )
+    if not isinstance(model, str | Path | TrajectoryModel) and not hasattr(model, "plan"):
+        raise InputError(
+            f"rollout: model is a {type(model).__name__}; accepted are a model, its folder or name, or a "
+            "planner"
+        )
     if deadline_ms is not None and not deadline_ms > 0:
         raise InputError(f"rollout: deadline_ms {deadline_ms}; it must be above 0")
     own_env = isinstance(env, str)

@@ -102,6 +102,9 @@ class Rollout:
     def summary(self) -> str:
         """A few lines for a terminal."""
         scores = self.scores()
+        told = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in scores.items())
+        if not np.isfinite(list(scores.values())).any():
+            told = f"none, as no plan of {self.futures.shape[2]} steps was played to its end"
         surprise = self.meta.get(NO_SURPRISE, "not known")
         if np.isfinite(self.surprise).any():
             highest = int(np.nanargmax(self.surprise))
@@ -114,8 +117,7 @@ class Rollout:
                 f"{self.futures.shape[1]} futures of {self.futures.shape[2]} steps at "
                 f"{len(self.planned_at)} replannings, {np.median(self.plan_ms):.0f} ms each (median), "
                 f"environment {np.median(self.step_ms):.1f} ms a step",
-                "prediction against what then happened: "
-                + ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in scores.items()),
+                f"prediction against what then happened: {told}",
                 f"surprise: {surprise}",
             ]
         )

@@ -131,8 +131,16 @@ class EBMConfig:
             raise InputError(f"energy weight: {self.energy_weight}; it must be above 0")
 
     def for_run(self, iterations: int) -> "EBMConfig":
-        """The same settings with what depends on the length of the run filled in."""
+        """The same settings with what depends on the length of the run filled in.
+
+        Raises InputError if the energy would begin after the end.
+        """
         if self.energy_start is not None:
+            if self.energy_start >= iterations:
+                raise InputError(
+                    f"energy start: {self.energy_start}; in a run of {iterations} iterations the energy "
+                    "would not be trained; accepted are fewer, or none for three quarters of them"
+                )
             return self
         return dataclasses.replace(self, energy_start=round(ENERGY_START * iterations))
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from ebm_traj.core.checkpoint import from_dict, load_json, load_tensors
+from ebm_traj.core.devices import require_device
 from ebm_traj.errors import InputError
 from ebm_traj.spec import StateSpec
 from ebm_traj.trajectory import pretrained
@@ -43,12 +44,19 @@ def model_class(kind: str) -> type[TrajectoryModel]:
 def load(folder: str | Path, device: torch.device | str = "cpu") -> TrajectoryModel:
     """The model saved in `folder`, in evaluation mode; or a shipped one by its name, see `pretrained.names`.
 
-    Raises InputError if the folder holds no model, a damaged one, or one of another format.
+    Raises InputError if the folder holds no model, a damaged one, or one of another format, and for a device
+    that is not there.
     """
+    if not isinstance(folder, str | Path):
+        raise InputError(f"model: {folder!r}; accepted is a folder or the name of a shipped model")
+    require_device(device)
     if not Path(folder).is_dir():
         found = pretrained.find(folder)
         if found is None:
-            raise InputError(f"{folder}: no such folder, and no shipped model; {pretrained.shipped()}")
+            raise InputError(
+                f"{folder}: no such folder, and no shipped model; {pretrained.shipped()} (of pictures: "
+                "load_image_model)"
+            )
         folder = found
     folder = Path(folder)
     if not (folder / CONFIG_FILE).is_file():

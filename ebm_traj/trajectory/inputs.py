@@ -1,13 +1,26 @@
 """Checks of what callers hand a trajectory model; each raises InputError with what is accepted."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ebm_traj.errors import InputError
 
 
+def require_tensor(name: str, value: Any) -> None:
+    """A tensor, of a floating type."""
+    if not isinstance(value, Tensor):
+        raise InputError(
+            f"{name}: is a {type(value).__name__}; accepted is a torch.Tensor, as torch.as_tensor makes one"
+        )
+    if not value.is_floating_point():
+        raise InputError(f"{name}: of {value.dtype}; accepted are torch.float32 and other floating types")
+
+
 def require_context(context: Tensor, frames: int, size: int) -> None:
     """A context is (batch, frames, size), and finite."""
+    require_tensor("context", context)
     if context.dim() != 3 or context.shape[1:] != (frames, size):
         raise InputError(f"context: shape {tuple(context.shape)}; accepted is (batch, {frames}, {size})")
     if not torch.isfinite(context).all():
@@ -16,8 +29,18 @@ def require_context(context: Tensor, frames: int, size: int) -> None:
 
 def require_window(window: Tensor, frames: int, size: int) -> None:
     """A window is (batch, frames, size)."""
+    require_tensor("window", window)
     if window.dim() != 3 or window.shape[1:] != (frames, size):
         raise InputError(f"window: shape {tuple(window.shape)}; accepted is (batch, {frames}, {size})")
+
+
+def require_futures(futures: Tensor, batch: int, size: int) -> None:
+    """Futures are (batch, samples, horizon, size)."""
+    require_tensor("futures", futures)
+    if futures.dim() != 4 or (futures.shape[0], futures.shape[3]) != (batch, size):
+        raise InputError(
+            f"futures: shape {tuple(futures.shape)}; accepted is ({batch}, samples, horizon, {size})"
+        )
 
 
 def last_past_actions(past_actions: Tensor | None, batch: int, history: int, size: int) -> Tensor:
@@ -25,6 +48,7 @@ def last_past_actions(past_actions: Tensor | None, batch: int, history: int, siz
     wanted = f"({batch}, {history}, {size})"
     if past_actions is None:
         raise InputError(f"past_actions: this model sees past actions, {wanted}, and was given none")
+    require_tensor("past_actions", past_actions)
     shape = tuple(past_actions.shape)
     fits = len(shape) == 3 and shape[0] == batch and shape[2] == size
     if not fits or shape[1] < history:
@@ -38,11 +62,17 @@ def required_actions(actions: Tensor | None, batch: int, samples: int, horizon: 
     """Actions to come, (batch, 1 or samples, horizon, size), which must be given and finite."""
     if actions is None:
         raise InputError("actions: this model is action-conditional and was given none")
+    require_actions(actions, batch, samples, horizon, size)
+    if not torch.isfinite(actions).all():
+        raise InputError("actions: hold NaN or infinite values")
+    return actions
+
+
+def require_actions(actions: Tensor, batch: int, samples: int, horizon: int, size: int) -> None:
+    """Actions are (batch, 1 or samples, horizon, size)."""
+    require_tensor("actions", actions)
     wanted = f"({batch}, 1 or {samples}, {horizon}, {size})"
     if actions.dim() != 4 or actions.shape[1] not in (1, samples):
         raise InputError(f"actions: shape {tuple(actions.shape)}; accepted is {wanted}")
     if (actions.shape[0], *actions.shape[2:]) != (batch, horizon, size):
         raise InputError(f"actions: shape {tuple(actions.shape)}; accepted is {wanted}")
-    if not torch.isfinite(actions).all():
-        raise InputError("actions: hold NaN or infinite values")
-    return actions

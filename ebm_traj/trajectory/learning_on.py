@@ -18,6 +18,7 @@ from ebm_traj.atomic import write_atomically
 from ebm_traj.core.checkpoint import load_json, save_json
 from ebm_traj.datasets.recording import Recording
 from ebm_traj.errors import InputError
+from ebm_traj.output import require_new
 from ebm_traj.theme import LIGHT, save, style
 from ebm_traj.trajectory.files import load
 from ebm_traj.trajectory.model import CONFIG_FILE, TrajectoryModel
@@ -194,8 +195,7 @@ def require_resumable(out: Path, identity: dict[str, Any], resume: bool) -> None
     """Note the study's settings in `out`; InputError if it exists (without `resume`) or was another study."""
     path = out / "study.json"
     identity = json.loads(json.dumps(identity, default=str))
-    if out.exists() and not resume:
-        raise InputError(f"{out}: exists already; give another --out, or --resume to go on with it")
+    require_new(out, resume)
     if resume and path.is_file() and load_json(path) != identity:
         raise InputError(f"{out}: the study there has other settings; use another --out")
     out.mkdir(parents=True, exist_ok=True)

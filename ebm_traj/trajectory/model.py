@@ -17,7 +17,14 @@ from ebm_traj.core.objectives import Objective
 from ebm_traj.errors import InputError
 from ebm_traj.spec import StateSpec
 from ebm_traj.trajectory.codec import WindowCodec
-from ebm_traj.trajectory.inputs import last_past_actions, require_context, require_window, required_actions
+from ebm_traj.trajectory.inputs import (
+    last_past_actions,
+    require_actions,
+    require_context,
+    require_futures,
+    require_window,
+    required_actions,
+)
 from ebm_traj.trajectory.inverse import InverseDynamics
 from ebm_traj.trajectory.network_config import NetworkConfig
 from ebm_traj.trajectory.networks import parameter_count
@@ -303,6 +310,8 @@ class TrajectoryModel(nn.Module):
             raise InputError(f"sample: horizon {horizon}, {num_samples} samples; accepted are 1 and more")
         batch = len(context)
         context = context.to(self.device, torch.float32)
+        if self.conditioning == "states" and actions is not None:
+            raise InputError("actions: given to a model whose conditioning is 'states', which follows none")
         told = self.conditioning == "actions" or (self.conditioning == "joint" and actions is not None)
         if told:
             actions = required_actions(actions, batch, num_samples, horizon, self.action_size)
@@ -401,10 +410,15 @@ class TrajectoryModel(nn.Module):
         """Energy (B, M) of whole futures (B, M, H, D): the mean over their windows, one step apart.
 
         `actions` is (B, M, H, A) for action-conditional and joint models, `past_actions` (B, K, A) for models
-        that see them.
+        that see them. Where futures hold NaN, so does their energy. Raises InputError on wrong shapes.
         """
         require_context(context, self.context_frames, self.spec.size)
+        require_futures(futures, len(context), self.spec.size)
         batch, samples, horizon, _ = futures.shape
+        futures = futures.to(self.device, torch.float32)
+        if actions is not None:
+            require_actions(actions, batch, samples, horizon, self.action_size)
+            actions = actions.to(futures).expand(-1, samples, -1, -1)
         past = context.to(futures).unsqueeze(1).expand(-1, samples, -1, -1)
         frames = torch.cat([past, futures], dim=2).flatten(0, 1)
         width, history = self.window_frames, self.action_history

@@ -174,6 +174,18 @@ def require_same_spaces(model: TrajectoryModel, recordings: Sequence[Recording])
             raise InputError(f"{recording.folder}: its action box is not that of the model to go on from")
 
 
+def require_alike(recording: Recording, earlier: Sequence[Recording]) -> None:
+    """InputError, naming what differs, unless all recordings are of the same states and actions."""
+    for past in earlier:
+        if difference := recording.spec.difference(past.spec):
+            raise InputError(f"{past.folder}: not the states of {recording.folder}: {difference}")
+        if not (
+            np.array_equal(past.action_low, recording.action_low)
+            and np.array_equal(past.action_high, recording.action_high)
+        ):
+            raise InputError(f"{past.folder}: its action box is not that of {recording.folder}")
+
+
 def require_same_kind(model: TrajectoryModel, kind: str, conditioning: str) -> None:
     """InputError unless a model to go on from is of this kind and conditioning."""
     for name, found in (("kind", kind), ("conditioning", conditioning)):

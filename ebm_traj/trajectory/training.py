@@ -17,6 +17,7 @@ from ebm_traj.core.trainer import TRAINING_FILE, Trainer, TrainerConfig
 from ebm_traj.datasets.recording import Recording
 from ebm_traj.datasets.statistics import with_training_statistics
 from ebm_traj.errors import InputError
+from ebm_traj.output import require_new
 from ebm_traj.trajectory.curves import draw_curves
 from ebm_traj.trajectory.files import model_class, weights_digest
 from ebm_traj.trajectory.hindsight import Hindsight, HindsightWindows, frames_needed, require_goal
@@ -27,6 +28,7 @@ from ebm_traj.trajectory.rehearsal import (
     MixedWindows,
     Rehearsal,
     earlier_windows,
+    require_alike,
     require_same_kind,
     require_same_spaces,
     take_weights,
@@ -60,6 +62,14 @@ class TrainSettings:
     """Rows in such a step."""
     budget_gb: float = 4.0
     """Data up to this size live on the device; larger sets are streamed from their shards."""
+
+    def __post_init__(self) -> None:
+        if self.inverse_iterations < 0:
+            raise InputError(f"inverse iterations: {self.inverse_iterations}; accepted are 0 and more")
+        if self.inverse_batch_size < 1:
+            raise InputError(f"inverse batch size: {self.inverse_batch_size}; accepted are 1 and more")
+        if not self.budget_gb >= 0:
+            raise InputError(f"budget gb: {self.budget_gb}; accepted are 0 and more")
 
 
 def train(
@@ -104,6 +114,7 @@ def train(
         require_same_spaces(start_from, [recording, *earlier])
         spec = start_from.spec
     else:
+        require_alike(recording, earlier)
         spec = from_first(fabric, lambda: with_training_statistics(recording))
     use_given = settings.use_given if start_from is None else start_from.use_given
     if use_given is None:
@@ -143,8 +154,8 @@ def train(
         _fit_whitening(model, windows, settings.trainer.seed, fabric)
     identity = {
         "kind": kind,
+        "settings": dataclasses.asdict(settings),  # first, as config may follow from them
         "config": dataclasses.asdict(config),
-        "settings": dataclasses.asdict(settings),
         "env_id": recording.env_id,
         "episodes": recording.num_episodes,
         "steps": recording.num_steps,
@@ -211,8 +222,7 @@ def require_shares(config: Any, settings: TrainSettings, world: int) -> None:
 
 def require_folder(out: Path, resume: bool) -> None:
     """InputError unless a run can be started, or resumed, in this folder."""
-    if out.exists() and not resume:
-        raise InputError(f"{out}: exists already; give another --out, or --resume to go on with it")
+    require_new(out, resume)
     if resume and (out / CONFIG_FILE).is_file():
         raise InputError(f"{out}: this run is finished ({CONFIG_FILE} is there); nothing to resume")
     if resume and not (out / SETTINGS_FILE).is_file():

@@ -11,7 +11,7 @@ from pathlib import Path
 from string import Template
 
 from ebm_traj.atomic import write_atomically
-from ebm_traj.errors import InputError
+from ebm_traj.output import require_folder
 from ebm_traj.theme import DARK, LIGHT, Theme
 from ebm_traj.yardstick import figures
 from ebm_traj.yardstick import page as words
@@ -43,21 +43,13 @@ class Figure:
     png: bytes
 
 
-def check_out(out: Path, overwrite: bool) -> None:
-    """Raise InputError if the folder of the report exists and may not be written over."""
-    if out.exists() and not overwrite:
-        raise InputError(f"{out}: exists; give another --out, or --overwrite to replace the report in it")
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: is a file; needed is the name of a folder")
-
-
 def write_report(comparison: Comparison, out: Path, command: str = "", overwrite: bool = False) -> Path:
     """Write scores.json, figures/*.png and index.html into `out`; return the page's path.
 
     Every file is whole or absent; nothing else in `out` is touched. Raises InputError if `out` exists and
     `overwrite` is false.
     """
-    check_out(out, overwrite)
+    require_folder(out, ("scores.json",), overwrite=overwrite)
     write_scores(comparison, out / "scores.json")
     drawn, missing = [], ""
     for figure in draw_figures(comparison):

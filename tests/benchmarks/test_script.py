@@ -46,7 +46,7 @@ def test_a_curve_is_drawn_beside_its_table(call_script, tmp_path):
         ("load --model nothing", "--model nothing"),
         ("collect --episodes 0", "--episodes 0"),
         ("windows --folder no/such/folder", "--folder no/such/folder"),
-        ("--out table.txt", "--out: table.txt"),
+        ("--out table.txt", "--out table.txt: accepted are"),
     ],
 )
 def test_bad_options_are_one_line_before_any_work(argv, message, call_script, capsys):

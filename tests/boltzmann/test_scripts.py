@@ -1,12 +1,14 @@
 """train_rbm.py, train_dbn.py and benchmark.py boltzmann at tiny sizes, and what they refuse."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from ebm_traj.boltzmann.files import load_rbm
+from ebm_traj.core.checkpoint import load_json
 
 RBM = (
     "--hidden 6 --updates 20 --batch-size 10 --learning.chains 10 --log-every 10 --evaluate-every 10 "
@@ -112,3 +114,26 @@ def test_an_existing_folder_is_not_touched(call_script, tmp_path, capsys):
     with pytest.raises(SystemExit):
         call_script("train_rbm", "--out", str(tmp_path), *RBM.split())
     assert "exists already" in capsys.readouterr().err and (tmp_path / "kept").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["train_rbm", "train_dbn", "train_classifier", "train_ebgan"])
+def test_overwrite_deletes_nothing_but_a_run_of_its_own(call_script, tmp_path, monkeypatch, name):
+    for kept in ("data/shard-00000.h5", "ebm/training.safetensors", "ebm/metrics.csv", "home/notes/page.txt"):
+        (tmp_path / kept).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / kept).write_text("mine")
+    monkeypatch.chdir(tmp_path / "home")
+    for out in (tmp_path / "data", tmp_path / "ebm", Path()):
+        with pytest.raises(SystemExit):
+            call_script(name, "--out", str(out), "--overwrite")
+    assert all(path.read_text() == "mine" for path in tmp_path.rglob("*") if path.is_file())
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 4
+
+
+def test_overwrite_begins_anew_and_keeps_what_is_not_its_own(call_script, tmp_path):
+    out = tmp_path / "rbm"
+    call_script("train_rbm", "--out", str(out), *RBM.split())
+    (out / "notes.txt").write_text("mine")
+    (out / "restarts.log").write_text("of the run before")
+    call_script("train_rbm", "--out", str(out), "--overwrite", *RBM.split())
+    assert (out / "notes.txt").read_text() == "mine" and not (out / "restarts.log").exists()
+    assert load_json(out / "train_rbm.json")["config"]["hidden"] == 6

@@ -314,6 +314,13 @@ def test_schedules_begin_at_the_peak_and_end_at_their_share_of_it(schedule, midd
         ({"schedule": "steps"}, "schedule: 'steps'"),
         ({"schedule": "exponential", "final_learning_rate": 0.0}, "final learning rate: 0.0"),
         ({"element_clip": -1.0}, "element clip: -1.0"),
+        ({"gradient_clip": -1.0}, "gradient clip: -1.0"),
+        ({"warmup": -3}, "warmup: -3"),
+        ({"final_learning_rate": -3.0}, "final learning rate: -3.0"),
+        ({"max_restarts": -1}, "max restarts: -1"),
+        ({"ema_decay": 1.5}, "ema decay: 1.5"),
+        ({"betas": (2.0, 3.0)}, "betas: 2.0 3.0"),
+        ({"learning_rate": float("nan")}, "learning rate: nan"),
     ],
 )
 def test_wrong_settings_of_the_optimiser_are_named(given, words):

@@ -163,7 +163,7 @@ def test_the_scripts_of_both_studies(
     rows = json.loads((tmp_path / "samplers" / "samplers.json").read_text())["rows"]
     assert {row["way"] for row in rows} == {"replay", "generator", "generator + chain", "pictures themselves"}
     for name, arguments, message in (
-        ("ebgan_refine", given, "exists; give another"),
+        ("ebgan_refine", given, "exists already; give another"),
         ("ebgan_refine", [*given[:-1], str(tmp_path / "o"), "--size", "16"], "of pictures (1, 8, 8)"),
         ("ebgan_samplers", [*judged, "--out", str(tmp_path / "p"), "--cpu-seconds", "0"], "cpu seconds: 0"),
         (

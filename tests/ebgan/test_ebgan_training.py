@@ -126,7 +126,7 @@ def test_the_script_trains_refuses_and_overwrites(
     tensors, meta = load_tensors(out / "training.safetensors")
     assert meta["iteration"] == 4 and any(name.startswith("discriminator.") for name in tensors)
     for arguments, message in (
-        ([], "exists; give another --out"),
+        ([], "exists already; give another"),
         (["--resume"], "is finished"),
         (["--overwrite", "--network.kind", "conv", "--size", "9"], "pictures of 9 x 9"),
         (["--overwrite", "--score-every", "2"], "needs a classifier"),

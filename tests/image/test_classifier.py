@@ -153,7 +153,10 @@ def test_script_trains_and_refuses_what_is_there(call_script, tmp_path: Path, ca
     model = load_classifier(out)
     assert card["test_accuracy"] == accuracy(model, open_pictures("digits", "test"))
     assert card["iterations"] == 3 and card["settings"]["data"] == "digits"
-    for extra, words in ([], "exists; give --resume"), (["--resume", "--width", "3"], "width|other settings"):
+    for extra, words in (
+        ([], "already; give another, --resume"),
+        (["--resume", "--width", "3"], "width|other settings"),
+    ):
         with pytest.raises(SystemExit) as stopped:
             call_script("train_classifier", "--out", str(out), *TINY, *extra)
         assert stopped.value.code == 2

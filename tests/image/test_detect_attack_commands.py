@@ -49,7 +49,7 @@ def test_detect(models, tmp_path, capsys):
     run(detect.main, detect.Args, [str(part) for part in [*argv, "--overwrite"]])
     again = (tmp_path / "out" / "detection.md").read_text()
     assert first.splitlines()[4:] == again.splitlines()[4:]  # same seed, same figures
-    assert "exists; give another --out" in refused(detect, argv, capsys)
+    assert "exists already; give another" in refused(detect, argv, capsys)
 
 
 def test_detect_refuses_bad_input_before_any_work(models, tmp_path, capsys):

@@ -11,7 +11,8 @@ from PIL import Image
 
 from ebm_traj.errors import InputError
 from ebm_traj.image.drawing import DOTS, Board, as_bytes, inked, tiles
-from ebm_traj.image.reports import check_out, write_report
+from ebm_traj.image.reports import write_report
+from ebm_traj.output import require_folder
 from ebm_traj.tables import markdown
 from ebm_traj.theme import LIGHT
 
@@ -48,7 +49,7 @@ def test_a_board_shows_every_pixel_where_it_was_placed():
 
 def test_a_report_is_written_whole_and_not_over_another(tmp_path: Path):
     out = tmp_path / "out"
-    check_out(out, False)
+    require_folder(out, ("task.json",))
     settings = {"out": out, "seed": 0}
     page = write_report(out, "task", "Task", "words", {"figure": 1.5}, {"one": b"png"}, settings)
     found = json.loads((out / "task.json").read_text())
@@ -56,8 +57,8 @@ def test_a_report_is_written_whole_and_not_over_another(tmp_path: Path):
     assert "# Task" in page.read_text() and "![one](one.png)" in page.read_text()
     assert (out / "one.png").read_bytes() == b"png"
     with pytest.raises(InputError, match="--overwrite"):
-        check_out(out, False)
-    check_out(out, True)
+        require_folder(out, ("task.json",))
+    require_folder(out, ("task.json",), overwrite=True)
     with pytest.raises(InputError, match="is a file"):
-        check_out(page, True)
+        require_folder(page, ("task.json",), overwrite=True)
     assert markdown(["a", "b"], [["x", "1"]]) == "| a | b |\n| --- | ---: |\n| x | 1 |"

@@ -222,7 +222,7 @@ def test_command_scores_given_samples(folder: Path, digits, capsys) -> None:
         *("score.json", "score.md", "score.png", "samples.png"),
     }
     assert "recall" in capsys.readouterr().out
-    with pytest.raises(InputError, match="exists; give --overwrite"):
+    with pytest.raises(InputError, match=r"exists already; .*--overwrite"):
         score.main(args)
 
 

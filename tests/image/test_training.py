@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -363,3 +364,13 @@ def test_training_goes_on_from_a_trained_model_of_the_same_network(tmp_path):
     with pytest.raises(InputError, match="its network is"):
         run(CHAINS, tmp_path / "third", begin=tmp_path / "first")
     assert not (tmp_path / "third").exists()
+
+
+def test_pictures_without_classes_are_learnt_without(call_script, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).integers(0, 255, (60, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "bare.npz", x=x)
+    small = "--iterations 2 --validate-every 2 --snapshots 2 --config.network.channels 4 6"
+    call_script("train_image", "--device", "cpu", "--data", "bare.npz", "--out", "run", *small.split())
+    assert "bare has no classes: conditional and classification are off" in capsys.readouterr().err
+    assert not load_image_model("run").config.conditional

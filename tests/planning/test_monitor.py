@@ -264,7 +264,7 @@ def test_every_kind_of_model_has_a_surprise():
         (lambda: Monitor(gaussian(), usual=1.0), "usual share of steps: 1.0"),
         (
             lambda: Monitor(gaussian()).calibrate(*episodes(30)),
-            "30 episodes; a false alarm rate of 0.05 needs 38",
+            "30 episodes; a false alarm rate of 0.05 needs 37",
         ),
         (lambda: Monitor(gaussian()).calibrate(*episodes(30), 1.0), "accepted are numbers between 0 and 1"),
         (lambda: surprise(gaussian(), np.zeros((2, 5, STATE)), np.zeros((2, 5, ACTION))), "states (2, 5, 4)"),

@@ -135,6 +135,12 @@ def test_predictions_are_scored_against_what_then_happened(models):
     assert scores["best_error"] < scores["persistence_error"]
 
 
+def test_where_no_plan_was_played_to_its_end_there_is_no_score_but_a_reason(models):
+    result = rollout(ToyEnv(), models["actions"], 3, futures=4, horizon=8)
+    assert "none, as no plan of 8 steps was played to its end" in result.summary()
+    assert "nan" not in result.summary()
+
+
 class Turning(ToyEnv):
     """Turns by 0.2 rad a step, whatever is done: w changes its sign on the way."""
 
@@ -329,6 +335,23 @@ def test_an_unknown_environment_and_a_wrong_energy_are_named(models):
         rollout("Nonsense-v9", models["states"])
     with pytest.raises(InputError, match=r"energy 'flat': gave shape \(\); accepted is \(64,\)"):
         rollout(ToyEnv(), models["states"], energies={"flat": lambda futures: torch.zeros(())})
+    with pytest.raises(InputError, match=r"energy 'energy': gave a ndarray; accepted is a torch\.Tensor"):
+        rollout(ToyEnv(), models["states"], energies=lambda futures: np.zeros(len(futures)))
+    with pytest.raises(InputError, match="energies: 'energy' is a list; accepted are a function"):
+        rollout(ToyEnv(), models["states"], energies=[lambda futures: futures.sum((1, 2))])
+
+
+def test_arguments_in_the_wrong_place_are_named(models):
+    with pytest.raises(InputError, match="the environment comes first, then the model"):
+        rollout(models["states"], ToyEnv())
+    with pytest.raises(InputError, match="model is a NoneType; accepted are a model, its folder"):
+        rollout(ToyEnv(), None)
+    with pytest.raises(InputError, match="seed -1; accepted are 0 and more"):
+        rollout(ToyEnv(), models["states"], seed=-1)
+    with pytest.raises(InputError, match="model: None; accepted is a folder or the name"):
+        ebm_traj.load(None)
+    with pytest.raises(InputError, match="device cpux: not on this machine"):
+        ebm_traj.load("hand-block", "cpux")
 
 
 @pytest.mark.parametrize("env_id", ["Pusher-v5", "Reacher-v5", "ebm_traj/HandBlock-v0"])

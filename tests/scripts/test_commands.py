@@ -96,6 +96,15 @@ def test_missing_and_truncated_data_are_named(script, trained, toy_folder, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+def test_missing_shards_are_told(call_script, toy_folder, tmp_path, capsys):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "shard-00000.h5").write_bytes((toy_folder / "shard-00000.h5").read_bytes())
+    small = "--model fc --iterations 1 --inverse-iterations 0 --validate-every 0 --device cpu"
+    call_script("train_traj", "--data", str(data), "--out", str(tmp_path / "run"), *small.split())
+    assert "note: " in (told := capsys.readouterr().err) and "shards are there" in told
+
+
 def test_a_checkpoint_of_another_spec_is_refused_naming_the_difference(
     pusher_model, toy_folder, tmp_path, refused
 ):

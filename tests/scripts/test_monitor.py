@@ -36,6 +36,8 @@ def test_the_report_has_a_page_figures_and_a_picture(report):
     [
         (["--latest", "95"], "accepted are steps from 0 to 90"),
         (["--calibration-seed", "8000010"], "have seeds in common"),
+        (["--false-alarm-rate", "-1"], "false alarm rate: -1"),
+        (["--calibration-episodes", "4"], "4 episodes; a false alarm rate of 0.05 needs 37"),
         (["--episodes", "1"], "--episodes 1: accepted are 2 and more"),
         (["--model", "nowhere"], "nowhere: no such folder"),
         (["--env-kwargs", "["], "not JSON"),

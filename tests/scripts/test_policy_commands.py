@@ -35,7 +35,7 @@ def test_a_network_is_trained_and_judged(
     argv = ["--out", str(out), "--workers", "1", "--method", method, *TINY[method].split()]
     call_script("train_policy", *argv)
     assert f"policy: {out / 'policy.safetensors'}" in capsys.readouterr().out
-    assert "exists; give a new folder, or --resume" in refused(capsys, call_script, "train_policy", *argv)
+    assert "give another --out, or --resume" in refused(capsys, call_script, "train_policy", *argv)
     call_script("train_policy", *argv, "--resume")
     other = refused(capsys, call_script, "train_policy", *argv, "--resume", "--seed", "1")
     assert "made with seed = 0; asked for now is 1" in other

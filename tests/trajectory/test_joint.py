@@ -78,7 +78,8 @@ def test_uniform_actions_keep_to_their_box_better_than_gaussians_do(model, gauss
 
 def test_training_goes_on_from_a_model_without_uniform_actions(toy, tmp_path, gaussians):
     """At first each component draws uniformly at the chance of `RARE`."""
-    config = dataclasses.replace(gaussians.config, uniform_actions=True)
+    same = dataclasses.replace(gaussians.config, energy_start=None)  # that was an iteration of the run before
+    config = dataclasses.replace(same, uniform_actions=True)
     trainer = TrainerConfig(iterations=1, learning_rate=1e-12, validate_every=0)
     settings = TrainSettings(trainer=trainer, conditioning="joint", inverse_iterations=0)
     cpu = make_fabric("cpu")
@@ -91,7 +92,10 @@ def test_training_goes_on_from_a_model_without_uniform_actions(toy, tmp_path, ga
     expected = (1 - chance) * before + chance * inside / 4
     assert torch.allclose(model.proposal.actions.log_prob(x, told).double().exp(), expected, rtol=1e-4)
     with pytest.raises(InputError, match=r"networks are others \(uniform actions True, here False\)"):
-        train(toy, "ebm", gaussians.config, settings, tmp_path / "back", fabric=cpu, start_from=model)
+        train(toy, "ebm", same, settings, tmp_path / "back", fabric=cpu, start_from=model)
+    late = dataclasses.replace(same, energy_start=375)
+    with pytest.raises(InputError, match="energy start: 375; in a run of 1 iterations the energy would not"):
+        train(toy, "ebm", late, settings, tmp_path / "late", fabric=cpu, start_from=model)
 
 
 def test_states_follow_from_clipped_actions_and_exploration_stays_as_wide(gaussians):

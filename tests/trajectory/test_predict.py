@@ -98,3 +98,30 @@ def test_it_hands_a_gradient_to_actions_that_ask_for_one(toy, kind, conditioning
     change = (there - back)[..., -1, 0].sum() / (2 * step)
     assert abs(float(change)) > 1e-3
     assert float((slope * aside).sum()) == pytest.approx(float(change), rel=0.05)
+
+
+def test_what_is_no_tensor_or_does_not_fit_is_named(toy):
+    model = make(toy, TrajectoryEBM, EBMConfig(NETWORK, contrastive=START_ALONE), "joint")
+    frames, actions, past = inputs(model, samples=3, horizon=2)
+    futures = frames[:, None, :1].expand(-1, 3, 2, -1)
+    for call, message in (
+        (
+            lambda: model.sample(frames.numpy(), 2, 3, **past),
+            "context: is a ndarray; accepted is a torch.Tensor",
+        ),
+        (lambda: model.sample(frames.int(), 2, 3, **past), r"context: of torch\.int32"),
+        (lambda: model.path_energy(frames, futures[0], actions, **past), r"futures: shape \(3, 2, 7\)"),
+        (
+            lambda: model.path_energy(frames, futures, actions[:, :, :1], **past),
+            r"actions: shape \(2, 3, 1, 2\)",
+        ),
+        (lambda: model.path_energy(futures, frames, actions, **past), r"context: shape"),
+    ):
+        with pytest.raises(InputError, match=message):
+            call()
+    energy = model.path_energy(frames, futures, actions, **past)
+    same = model.path_energy(frames.double(), futures.double(), actions.double(), **past)
+    assert torch.equal(energy, same) and energy.shape == (2, 3)
+    states = make(toy, FCModel, FCConfig(NETWORK), "states")
+    with pytest.raises(InputError, match="actions: given to a model whose conditioning is 'states'"):
+        states.sample(frames, 2, 3, actions=actions)

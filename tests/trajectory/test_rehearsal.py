@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from ebm_traj.core.trainer import TrainerConfig
 from ebm_traj.datasets.recording import Recording
 from ebm_traj.errors import InputError
+from ebm_traj.spec import StateSpec
 from ebm_traj.trajectory.fc import FCConfig
 from ebm_traj.trajectory.files import load
 from ebm_traj.trajectory.gaussian import GaussianConfig
@@ -23,6 +25,7 @@ from ebm_traj.trajectory.rehearsal import (
     dream,
     earlier_windows,
     kept_episodes,
+    require_alike,
     require_same_kind,
 )
 from ebm_traj.trajectory.training import TrainSettings, train
@@ -108,7 +111,25 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(toy, trained, t
         require_same_kind(trained, "fc", "joint")
     with pytest.raises(InputError, match="rehearsal share: 1"):
         Rehearsal(share=1)
+    for settings, message in (
+        ({"inverse_iterations": -3}, "inverse iterations: -3"),
+        ({"budget_gb": -1}, "budget gb: -1"),
+    ):
+        with pytest.raises(InputError, match=message):
+            TrainSettings(**settings)
     assert not out.exists()
+
+
+def test_earlier_data_of_other_states_or_actions_are_refused_without_a_model_too(toy):
+    def past(**other):
+        same = {"spec": toy.spec, "action_low": toy.action_low, "action_high": toy.action_high}
+        return SimpleNamespace(folder="past", **(same | other))
+
+    require_alike(toy, [toy, past()])
+    with pytest.raises(InputError, match=r"past: not the states of .*: 7 dimensions against 3"):
+        require_alike(toy, [toy, past(spec=StateSpec.from_size(3))])
+    with pytest.raises(InputError, match="past: its action box is not that of"):
+        require_alike(toy, [past(action_low=toy.action_low - 1)])
 
 
 def test_a_study_scores_every_stage_and_goes_on_where_it_was(toy, toy_folder, tmp_path):

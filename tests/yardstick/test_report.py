@@ -147,8 +147,11 @@ def test_an_existing_folder_is_left_alone_unless_told(comparison, tmp_path, monk
     with pytest.raises(InputError, match=r"exists.*--overwrite"):
         write_report(comparison, tmp_path)
     assert list(tmp_path.iterdir()) == [mine]
+    with pytest.raises(InputError, match=r"something else \(no scores.json\)"):
+        write_report(comparison, tmp_path, overwrite=True)
+    (tmp_path / "scores.json").write_text("{}")
     write_report(comparison, tmp_path, overwrite=True)
-    assert mine.read_text() == "mine"
+    assert mine.read_text() == "mine" and (tmp_path / "index.html").is_file()
     with pytest.raises(InputError, match="is a file"):
         write_report(comparison, mine, overwrite=True)
 

@@ -13,6 +13,7 @@ from ebm_traj.image.attack_checks import ChecksConfig
 from ebm_traj.image.refinement import RefinementConfig
 from ebm_traj.image.robust_training import BaselineConfig
 from ebm_traj.image.robustness import RobustnessConfig
+from ebm_traj.output import require_folder
 
 
 @dataclasses.dataclass
@@ -53,9 +54,8 @@ class Args:
 
 def main(args: Args) -> None:
     """Attack the energy classifier, refined and not, beside an ordinary and an adversarially trained one."""
-    from ebm_traj.image.other_sets import check_out
 
-    check_out(args.out, args.overwrite)
+    require_folder(args.out, ("attack.json",), overwrite=args.overwrite)
     if args.count < (0 if args.checks.count else 1):
         raise InputError(f"--count {args.count}: accepted are 1 and more, and 0 with --checks.count")
     if args.split not in ("test", "validation"):

@@ -8,6 +8,7 @@ from ebm_traj.cli import pick_device
 from ebm_traj.errors import InputError
 from ebm_traj.image.completion import Mask
 from ebm_traj.image.posterior import PosteriorConfig
+from ebm_traj.output import require_folder
 
 
 @dataclasses.dataclass
@@ -48,9 +49,8 @@ class Args:
 
 def main(args: Args) -> None:
     """Complete masked pictures many times each, and measure how unlike and how likely the completions are."""
-    from ebm_traj.image.reports import check_out
 
-    check_out(args.out, args.overwrite)
+    require_folder(args.out, ("complete.json",), overwrite=args.overwrite)
     for name in ("pictures", "completions", "rows", "batch"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name} {getattr(args, name)}: accepted are 1 and more")

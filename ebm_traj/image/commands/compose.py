@@ -23,6 +23,7 @@ from ebm_traj.image.composition import (
 from ebm_traj.image.composition_sampling import CompositionSampling
 from ebm_traj.image.probe import SETTINGS as PROBE_SETTINGS
 from ebm_traj.image.probe import ProbeConfig, load_probe, train_probe
+from ebm_traj.output import require_new
 
 M = TypeVar("M")
 
@@ -50,8 +51,7 @@ class Args:
 
 def main(args: Args) -> None:
     """Train an energy, posteriors of single factors and a probe; compose; count what is right."""
-    if args.out.exists() and not args.resume:
-        raise InputError(f"{args.out}: exists; give another --out, or --resume to go on in it")
+    require_new(args.out, args.resume)
     if min(args.samples, args.other_samples) < 8:
         raise InputError(f"--samples {args.samples}, {args.other_samples}: accepted are 8 and more")
     pixels = args.energy.network.pixels

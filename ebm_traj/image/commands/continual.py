@@ -9,6 +9,7 @@ from pathlib import Path
 from ebm_traj.errors import InputError
 from ebm_traj.image.continual import ContinualProtocol
 from ebm_traj.image.continual_study import ContinualConfig
+from ebm_traj.output import require_folder
 
 
 @dataclasses.dataclass
@@ -38,8 +39,7 @@ def main(args: Args) -> None:
     """Learn classes task by task with energies and with baselines; accuracy after each task."""
     from ebm_traj.image.continual_study import RUNS
 
-    if args.out.exists() and not (args.resume or args.overwrite):
-        raise InputError(f"{args.out}: exists; give another --out, or --resume, or --overwrite")
+    require_folder(args.out, (RUNS,), overwrite=args.overwrite, resume=args.resume)
     if args.on not in ("test", "validation"):
         raise InputError(f"--on {args.on}: accepted are test, validation")
     if args.seeds < 1:
@@ -54,7 +54,7 @@ def main(args: Args) -> None:
     test = read_pixels(open_pictures(args.data, "validation" if args.on == "validation" else "test"))
     tasks_of(pictures.num_classes, args.protocol.classes_per_task)
     settings = json.loads(json.dumps(dataclasses.asdict(args), default=str))
-    if args.overwrite and not args.resume:
+    if args.overwrite:
         (args.out / RUNS).unlink(missing_ok=True)
     identity = {name: settings[name] for name in ("data", "on", "protocol", "learners")}
     rows = study(

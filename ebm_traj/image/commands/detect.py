@@ -9,6 +9,7 @@ from pathlib import Path
 from ebm_traj.cli import pick_device
 from ebm_traj.errors import InputError
 from ebm_traj.image.detection import DetectionConfig
+from ebm_traj.output import require_folder
 
 
 @dataclasses.dataclass
@@ -40,9 +41,9 @@ class Args:
 
 def main(args: Args) -> None:
     """Score test pictures of the model's own set and of others by its energy; draw the line between them."""
-    from ebm_traj.image.other_sets import check_out, named_sets
+    from ebm_traj.image.other_sets import named_sets
 
-    check_out(args.out, args.overwrite)
+    require_folder(args.out, ("detection.json",), overwrite=args.overwrite)
     if args.count < 2:
         raise InputError(f"--count {args.count}: accepted are 2 and more")
     sets = named_sets(args.others)

@@ -7,6 +7,7 @@ from typing import Literal
 from ebm_traj.cli import pick_device
 from ebm_traj.core.annealing import AnnealConfig
 from ebm_traj.errors import InputError
+from ebm_traj.output import require_folder
 
 
 @dataclasses.dataclass
@@ -39,9 +40,8 @@ class Args:
 
 def main(args: Args) -> None:
     """Sample models alone and together, by the same sampler."""
-    from ebm_traj.image.reports import check_out
 
-    check_out(args.out, args.overwrite)
+    require_folder(args.out, ("ensemble.json",), overwrite=args.overwrite)
     for name in ("count", "batch"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name} {getattr(args, name)}: accepted are 1 and more")

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from ebm_traj.cli import pick_device
 from ebm_traj.core.annealing import AnnealConfig
 from ebm_traj.errors import InputError
+from ebm_traj.output import require_folder
 
 
 @dataclasses.dataclass
@@ -51,9 +52,8 @@ class Args:
 
 def main(args: Args) -> None:
     """Sample an image model: a grid, chains from noise to pictures, scores where there is a classifier."""
-    from ebm_traj.image.reports import check_out
 
-    check_out(args.out, args.overwrite)
+    require_folder(args.out, ("generate.json",), overwrite=args.overwrite)
     for name in ("count", "batch"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name} {getattr(args, name)}: accepted are 1 and more")

@@ -7,6 +7,7 @@ from typing import Literal
 from ebm_traj.cli import pick_device
 from ebm_traj.errors import InputError
 from ebm_traj.image.morphing import MorphConfig
+from ebm_traj.output import require_folder
 
 
 @dataclasses.dataclass
@@ -42,9 +43,8 @@ class Args:
 
 def main(args: Args) -> None:
     """Walk from pictures of every class to every other class."""
-    from ebm_traj.image.reports import check_out
 
-    check_out(args.out, args.overwrite)
+    require_folder(args.out, ("morph.json",), overwrite=args.overwrite)
     for name in ("each", "rows"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name} {getattr(args, name)}: accepted are 1 and more")

@@ -10,6 +10,7 @@ from typing import Any
 
 from ebm_traj.errors import InputError
 from ebm_traj.image.playground import PlaneConfig
+from ebm_traj.output import require_folder
 
 
 @dataclasses.dataclass
@@ -36,10 +37,7 @@ class Args:
 
 def main(args: Args) -> None:
     """Learn energies in the plane, score them exactly, compose them, draw landscapes, chains and paths."""
-    if args.out.exists() and not args.overwrite:
-        raise InputError(
-            f"{args.out}: exists; give another --out, or --overwrite to replace the report in it"
-        )
+    require_folder(args.out, ("playground.json", "runs"), overwrite=args.overwrite)
     if args.samples < 1 or args.paths < 0:
         raise InputError(f"--samples {args.samples}, --paths {args.paths}: accepted are 1, 0 and more")
     if not args.densities or not args.learnings:

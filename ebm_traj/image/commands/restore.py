@@ -7,6 +7,7 @@ from typing import Literal
 from ebm_traj.cli import pick_device
 from ebm_traj.errors import InputError
 from ebm_traj.image.posterior import PosteriorConfig
+from ebm_traj.output import require_folder
 
 
 @dataclasses.dataclass
@@ -48,9 +49,8 @@ class Args:
 
 def main(args: Args) -> None:
     """Restore damaged pictures by the model's energy and that of the measurement."""
-    from ebm_traj.image.reports import check_out
 
-    check_out(args.out, args.overwrite)
+    require_folder(args.out, ("restore.json",), overwrite=args.overwrite)
     for name, least in (("pictures", 1), ("draws", 2), ("columns", 1), ("batch", 1)):
         if getattr(args, name) < least:
             raise InputError(f"--{name} {getattr(args, name)}: accepted are {least} and more")

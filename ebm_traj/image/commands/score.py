@@ -8,6 +8,7 @@ from typing import Literal
 
 from ebm_traj.cli import pick_device
 from ebm_traj.errors import InputError
+from ebm_traj.output import require_folder
 
 
 @dataclasses.dataclass
@@ -57,8 +58,7 @@ def main(args: Args) -> None:
     """Score samples of a model, or given ones, against the data; print the table."""
     if (args.model is None) == (args.samples is None):
         raise InputError("needed is either --model or --samples")
-    if args.out.exists() and not args.overwrite:
-        raise InputError(f"--out {args.out}: exists; give --overwrite to replace its report")
+    require_folder(args.out, ("score.json", "samples.npz"), overwrite=args.overwrite)
     for name in ("count", "batch"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name} {getattr(args, name)}: accepted are 1 and more")

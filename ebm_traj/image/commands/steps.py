@@ -7,6 +7,7 @@ from typing import Literal
 
 from ebm_traj.cli import pick_device
 from ebm_traj.errors import InputError
+from ebm_traj.output import require_folder
 
 
 @dataclasses.dataclass
@@ -53,9 +54,8 @@ class Args:
 
 def main(args: Args) -> None:
     """Score samples of an image model against the gradients of the energy that they cost."""
-    from ebm_traj.image.reports import check_out
 
-    check_out(args.out, args.overwrite)
+    require_folder(args.out, ("steps.json",), overwrite=args.overwrite)
     for name in ("count", "batch", "levels", "leapfrog"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name} {getattr(args, name)}: accepted are 1 and more")
