@@ -54,6 +54,8 @@ def open_hdf5(path: Path) -> h5py.File:
         return h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE_BYTES)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
+    except (PermissionError, IsADirectoryError) as error:
+        raise InputError(f"{path}: cannot be read ({reason(error)})") from None
     except OSError as error:
         raise InputError(f"{path}: not a whole HDF5 file ({reason(error)})") from error
 

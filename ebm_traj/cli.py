@@ -1,12 +1,14 @@
 """How every script starts: a dataclass of arguments read by tyro, bad input answered in one line."""
 
+import contextlib
 import errno
 import json
 import os
 import select
 import shlex
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,7 +57,8 @@ def answering(work: Callable[[], None]) -> None:
     program = Path(sys.argv[0]).name
     try:
         try:
-            work()
+            with _warning_in_one_line(program):
+                work()
         finally:
             sys.stdout.flush()  # what nobody reads is found out here, not while Python ends
     except (InputError, RunError) as error:
@@ -73,6 +76,25 @@ def answering(work: Callable[[], None]) -> None:
             raise
         print(f"{program}: error: {error}", file=sys.stderr)
         sys.exit(FAILED)
+
+
+@contextlib.contextmanager
+def _warning_in_one_line(program: str) -> Iterator[None]:
+    """What this package warns of is told as errors are, without the line of the source that warned."""
+    usual = warnings.formatwarning
+
+    def told(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if category is not UserWarning:
+            return usual(message, category, filename, lineno, line)
+        return f"{program}: warning: {message}\n"
+
+    warnings.formatwarning = told
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 def _output_unread() -> bool:

@@ -78,7 +78,7 @@ class Args:
     """Keep full simulator states of held-out episodes at every so many steps, to branch from; 0 for none."""
     storage: Literal["exact", "compact"] = "exact"
     """exact: float32 to the bit. compact: rounded to a fine grid, under half the size, fast random reads."""
-    branches: int = 0
+    branches: int | None = None
     """Re-run the simulator of an existing data set (--out) so many times from each context."""
     contexts: int = 64
     """Contexts to branch from, in mid-episode of test episodes."""
@@ -106,11 +106,11 @@ def main(args: Args) -> None:
         from ebm_traj.datasets.check import check
 
         print(check(args.check))
-    elif args.import_minari:
+    elif args.import_minari is not None:
         import_data(args, args.import_minari)
-    elif args.export_minari:
+    elif args.export_minari is not None:
         export_data(args, args.export_minari)
-    elif args.branches:
+    elif args.branches is not None:
         add_branches(args)
     else:
         collect(args)
@@ -119,15 +119,15 @@ def main(args: Args) -> None:
 def require_one_task(args: Args) -> None:
     """Raise InputError unless the arguments ask for one thing."""
     instead = {"import_minari": args.import_minari, "export_minari": args.export_minari}
-    wanted = [name for name, value in (instead | {"branches": args.branches}).items() if value]
+    wanted = [name for name, value in (instead | {"branches": args.branches}).items() if value is not None]
     if len(wanted) > 1 or (wanted and args.out is None):
         raise InputError(f"{' and '.join(wanted)} given; needed is one at a time, with --out")
     given = [name for name in ("out", "describe", "check") if getattr(args, name) is not None]
     if len(given) != 1:
         found = " and ".join(given) or "nothing"
         raise InputError(f"{found} given; needed is one of --out, --describe, --check")
-    if args.branches < 0:
-        raise InputError(f"branches: {args.branches}; needs 1 or more, or 0 to collect")
+    if args.branches is not None and args.branches < 1:
+        raise InputError(f"branches: {args.branches}; needs 1 or more; data are collected without it")
     if args.figure is not None and args.describe is None:
         raise InputError("figure given; it needs --describe")
 
@@ -224,7 +224,7 @@ def add_branches(args: Args) -> None:
     from ebm_traj.branches import BRANCHES_FILE, simulate_branches
     from ebm_traj.datasets import Recording
 
-    assert args.out is not None
+    assert args.out is not None and args.branches is not None
     path = args.out / BRANCHES_FILE
     if path.exists():
         raise InputError(f"{path}: exists; remove it to make other branches")

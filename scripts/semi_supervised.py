@@ -25,6 +25,8 @@ class Args:
     """Numbers of labelled pictures; multiples of the number of classes."""
     seeds: int = 3
     """Of each number and method: 0, 1, ... choose labels, weights and order."""
+    first_seed: int = 0
+    """Begin with another: the seeds of a study may be shared out among machines."""
     methods: tuple[Method, ...] = ("ladder", "ebgan-ln", "supervised")
     """ladder-longer besides: the ladder network with --training.longer times as many updates."""
     validation: float = 1 / 6
@@ -45,6 +47,8 @@ def main(args: Args) -> None:
             f"--seeds {args.seeds}, {len(args.labels)} --labels, {len(args.methods)} --methods: "
             "needed are one and more"
         )
+    if args.first_seed < 0:
+        raise InputError(f"--first-seed {args.first_seed}: accepted are 0 and more")
     if unknown := set(args.methods) - set(METHODS):
         raise InputError(f"--methods {', '.join(unknown)}; accepted are {', '.join(METHODS)}")
     device = pick_device(args.device)
@@ -62,7 +66,7 @@ def main(args: Args) -> None:
     cells = [
         Cell(method, labels, seed)
         for labels in args.labels
-        for seed in range(args.seeds)
+        for seed in range(args.first_seed, args.first_seed + args.seeds)
         for method in args.methods
     ]
     check_cells(cells, pictures)

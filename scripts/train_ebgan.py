@@ -62,8 +62,9 @@ def main(args: Args) -> None:
     )
     card = model.card
     print(
-        f"{args.out}: {args.model.loss}, {card['iterations']} iterations of {args.trainer.batch_size} in "
-        f"{card['train_seconds']:.0f} s, {card['parameters']:,} parameters, {card['restarts']} restarts"
+        f"{args.out}: {args.model.loss}, {card['iterations']} iterations of {args.trainer.batch_size} "
+        f"pictures in {card['train_seconds']:.0f} s, {card['parameters']:,} parameters, "
+        f"{card['restarts']} restarts"
     )
 
 

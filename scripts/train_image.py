@@ -115,7 +115,8 @@ def main(args: Any) -> None:
     )
     card = model.card
     print(
-        f"{out}: {card['iterations']} iterations of {card['batch_size']} in {card['cpu_seconds']:.0f} CPU "
+        f"{out}: {card['iterations']} iterations of {card['batch_size']} pictures in "
+        f"{card['cpu_seconds']:.0f} CPU "
         f"seconds, {card['parameters']:,} parameters, {card['restarts']} restarts; samples in {out}/samples"
     )
     print(next_step("python", "scripts/image.py", "generate", "--model", out, "--out", out / "generated"))

@@ -165,7 +165,7 @@ def main(args: Any) -> None:
         return
     card = model.card
     print(
-        f"{args.out}: {args.model}, {card['iterations']} iterations of {card['batch_size']} in "
+        f"{args.out}: {args.model}, {card['iterations']} iterations of {card['batch_size']} windows in "
         f"{card['train_seconds']:.0f} s, {card['parameters']:,} parameters, {card['restarts']} restarts"
     )
     following = ("python", "scripts/compare.py", "--data", args.data, "--runs", args.out, "--out", "report")

@@ -116,7 +116,7 @@ def main(args: Args) -> None:
 
 def check(args: Args) -> None:
     """InputError for numbers that do not fit, before any work."""
-    for name, least in (("contexts", 2), ("horizon", 1), ("points", 1)):
+    for name, least in (("contexts", 2), ("horizon", 1), ("points", 1), ("afresh", 0)):
         if getattr(args, name) < least:
             raise InputError(f"--{name} {getattr(args, name)}: accepted are {least} and more")
     if not args.radius or not args.runs:

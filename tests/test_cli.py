@@ -65,6 +65,15 @@ def test_what_the_machine_refuses_is_told_in_a_line(tmp_path: Path) -> None:
     assert done.stderr == "full.py: error: [Errno 28] No space left on device: 'a.h5'\n"
 
 
+def test_what_is_warned_of_is_told_in_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "warn.py"
+    path.write_text(
+        SCRIPT.replace('"Write lines."', 'import warnings\n    warnings.warn("nothing is validated")')
+    )
+    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == "warn.py: warning: nothing is validated\n"
+
+
 def test_what_to_type_next_is_quoted() -> None:
     assert next_step("python", "a.py", "--out", Path("my run")) == "next: python a.py --out 'my run'"
 

@@ -360,6 +360,8 @@ def test_the_script_says_where_and_what_next(tmp_path: Path, capsys: pytest.Capt
         (("--out", "/nowhere/data", "--env-kwargs", "[1]"), "needed is a JSON object"),
         (("--out", "/nowhere/data", "--noise-every", "2", "--noise-probability", ".5"), "one of the two"),
         (("--out", "/nowhere/data", "--branches", "-1"), "branches: -1"),
+        (("--out", "/nowhere/data", "--branches", "0"), "branches: 0"),
+        (("--out", "/nowhere/data", "--export-minari", ""), "/nowhere/data: no such folder"),
         (("--out", "/nowhere/data", "--episodes", "-3"), "episodes: -3"),
     ],
 )

@@ -18,6 +18,7 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv
 from numpy.typing import NDArray
 
+from ebm_traj.benchmarks.paired import shown
 from ebm_traj.collect.environment import open_lockstep
 from ebm_traj.collect.run import CollectSettings, collect
 from ebm_traj.datasets.recording import Recording
@@ -60,7 +61,7 @@ def benchmark_collect(
     begin = settings or CollectSettings(env=ENV)
     threads = usable_cores() if workers is None else workers
     speeds: dict[str, list[float]] = {}
-    for _ in range(rounds):
+    for _ in shown(range(rounds)):
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "data"
             made = dataclasses.replace(begin, episodes=episodes, steps=steps, seed=seed)

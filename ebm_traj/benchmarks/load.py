@@ -8,7 +8,16 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from ebm_traj.benchmarks.paired import PEERS, Absent, Row, markdown, not_installed, require_positive, rows_of
+from ebm_traj.benchmarks.paired import (
+    PEERS,
+    Absent,
+    Row,
+    markdown,
+    not_installed,
+    require_positive,
+    rows_of,
+    shown,
+)
 from ebm_traj.errors import InputError, RunError
 from ebm_traj.trajectory import pretrained
 
@@ -107,7 +116,7 @@ def benchmark_load(settings: LoadSettings, *, rounds: int = 7, threads: int = 2,
             codes[f"import {name}"] = IMPORT.format(statement=statement)
     found: dict[str, list[float]] = {}
     rng = np.random.default_rng(seed)
-    for number in range(rounds + 1):
+    for number in shown(range(rounds + 1)):
         for name in rng.permutation(list(codes)):
             stages = _times(codes[name])
             if not number:

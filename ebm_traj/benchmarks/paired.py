@@ -8,15 +8,18 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from ebm_traj.cli import pick_device
 from ebm_traj.errors import InputError
+
+T = TypeVar("T")
 
 MOST_REPEATS = 10_000
 QUARTILES = (0.25, 0.5, 0.75)
@@ -74,6 +77,11 @@ class Row:
     """Further columns."""
 
 
+def shown(turns: Iterable[T], desc: str = "benchmark", unit: str = "round") -> Iterator[T]:
+    """The turns, with a bar at a terminal; it is drawn between them, not while they are timed."""
+    return iter(tqdm(turns, desc=desc, unit=unit, leave=False, disable=None))
+
+
 def gather(builders: Sequence[Builder]) -> tuple[list[Contender], list[Absent]]:
     """The contenders that can be made and called here, each called once; the others with the reason.
 
@@ -82,7 +90,7 @@ def gather(builders: Sequence[Builder]) -> tuple[list[Contender], list[Absent]]:
     """
     found: list[Contender] = []
     absent: list[Absent] = []
-    for builder in builders:
+    for builder in shown(builders, "to be compared", "contender"):
         try:
             contender = builder.build()
             contender.run()
@@ -126,7 +134,7 @@ def measure(
     rng = np.random.default_rng(seed)
     repeats = [_repeats(contender, block_seconds, device) for contender in contenders]
     times = np.zeros((len(contenders), rounds, samples))
-    for number in range(rounds):
+    for number in shown(range(rounds)):
         for i in rng.permutation(len(contenders)):
             contenders[i].run()
             for sample in range(samples):

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from ebm_traj.benchmarks.paired import shown
 from ebm_traj.cli import run
 from ebm_traj.core.contrastive import ContrastiveConfig, ContrastiveDivergence
 from ebm_traj.core.distributed import average_gradients, even_share, make_fabric, share_of
@@ -142,7 +143,7 @@ def benchmark_scaling(settings: ScalingSettings) -> ScalingResult:
     world = settings.ranks
     found: dict[str, list[float]] = {}
     size = 0.0
-    for _ in range(settings.rounds):
+    for _ in shown(range(settings.rounds)):
         blocks = [
             _finish([_start(settings, {"alone": settings.batch, "share": settings.batch // world})]),
             _finish([_start(settings, {"apart": settings.batch}) for _ in range(world)]),

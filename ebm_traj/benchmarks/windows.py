@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ebm_traj.benchmarks.paired import shown
 from ebm_traj.datasets.manifest import Manifest, Storage
 from ebm_traj.datasets.recording import Recording
 from ebm_traj.datasets.shard import ShardData, write_shard
@@ -78,7 +79,7 @@ def benchmark_windows(
             "a group for each episode (as Minari)": _write_groups(Path(made) / "groups.h5", episodes, data),
         }
         found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in places}
-        for _ in range(rounds):
+        for _ in shown(range(rounds)):
             for name, place in places.items():
                 found[name].append(_measure(place, episodes, rng, warm_seconds))
         sizes = {name: sum(path.stat().st_size for path in _files(place)) for name, place in places.items()}

@@ -168,7 +168,7 @@ def collect(
             nonlocal steps
             steps += new_steps
             bar.set_postfix_str(f"{steps / (time.perf_counter() - begin):,.0f} steps/s", refresh=False)
-            bar.update(episodes)
+            bar.update(min(episodes, bar.total - bar.n))  # shares of episodes do not add up to the bit
 
         if engine == "ray" and missing:
             collect_with_ray(out, manifest, missing, lockstep, workers, ray_address, report)

@@ -223,7 +223,12 @@ class Trainer:
         self.guard.keep(self.iteration, self.raw, self.optimizer, self.ema.module)
         log = MetricLog(self.folder, self.iteration) if self.main else None
         bar = tqdm(
-            total=config.iterations, initial=self.iteration, unit="it", disable=not self.main, mininterval=1
+            total=config.iterations,
+            initial=self.iteration,
+            desc=self.folder.name,
+            unit="it",
+            disable=not self.main,
+            mininterval=1,
         )
         try:
             while self.iteration < config.iterations:

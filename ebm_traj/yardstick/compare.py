@@ -78,10 +78,11 @@ def plan_horizon(
     frames = recording.lengths[recording.episode_rows(split)] + 1
     context = context_frames(models)
     longest = int(frames.max()) - context
-    if longest < 1 or (horizon is not None and not 1 <= horizon <= longest):
+    asked = 1 if horizon is None else horizon
+    if not 1 <= asked <= longest:
         raise InputError(
-            f"{recording.folder}: horizon {horizon or 1}; its {split} episodes have up to {frames.max()} "
-            f"frames with {context} of context, so that 1 to {longest} are accepted"
+            f"{recording.folder}: horizon {asked}; its {split} episodes have up to {frames.max()} frames "
+            f"with {context} of context, so that 1 to {longest} are accepted"
         )
     return max(1, min(LONGEST_DEFAULT, int(frames.min()) - context)) if horizon is None else horizon
 

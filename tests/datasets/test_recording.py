@@ -125,6 +125,17 @@ def test_a_truncated_shard_is_named(folder: Path):
         Recording(folder)
 
 
+def test_what_cannot_be_read_is_told_apart_from_what_is_damaged(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("h5py.File", denied)
+    with pytest.raises(InputError, match=r"shard-00000\.h5: cannot be read \(.*denied"):
+        Recording(folder)
+
+
 def test_what_is_not_hdf5_is_named(folder: Path):
     (folder / "shard-00002.h5").write_text("hello")
     with pytest.raises(InputError, match=r"shard-00002\.h5: not a whole HDF5 file"):

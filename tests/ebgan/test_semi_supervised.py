@@ -230,12 +230,22 @@ def test_the_command(tmp_path: Path, call_script: Callable[..., None], capsys: p
     call_script("semi_supervised", "--out", str(out), *TINY, "--seeds", "3", "--resume")  # one more seed
     assert before == {path: path.stat().st_mtime_ns for path in before}
     assert (out / "results.jsonl").read_text().count("\n") == 11
+    other = tmp_path / "other"  # the third seed of a study, made elsewhere
+    alone = ["--seeds", "1", "--first-seed", "2", "--methods", "ladder"]
+    call_script("semi_supervised", "--out", str(other), *TINY, *alone)
+    mine, all_there = (
+        [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+        for folder in (other, out)
+    )
+    (same,) = [row for row in all_there if (row["method"], row["seed"]) == ("ladder", 2)]
+    assert [(row["seed"], row["test_error"]) for row in mine] == [(2, same["test_error"])]
 
 
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
         (["--seeds", "0"], "--seeds 0"),
+        (["--first-seed", "-1"], "--first-seed -1"),
         (["--labels", "25"], "labels: 25; needed is a multiple of the 10 classes"),
         (["--data", "no/such.npz"], "no/such.npz"),
         (["--validation", "1.5"], "validation"),

@@ -138,6 +138,7 @@ def test_the_script_prints_the_table_and_ends_with_the_page(report):
         (["--data", "data", "--runs", "runs/fc", "runs/fc", "--out", "new"], "two folders are named 'fc'"),
         (["--data", "data", "--runs", "runs/other", "--out", "new"], "'other' does not fit"),
         (["--data", "data", "--runs", "runs/fc", "--out", "new", "--horizon", "90"], "1 to 11 are accepted"),
+        (["--data", "data", "--runs", "runs/fc", "--out", "new", "--horizon", "0"], "horizon 0; its test"),
         (["--data", "data", "--runs", "runs/fc", "--out", "new", "--futures", "0"], "--futures 0"),
         (["--data", "data", "--runs", "runs/fc", "--out", "new", "--device", "warp"], "--device warp"),
     ],
