@@ -21,8 +21,12 @@ def replacing(path: Path) -> Iterator[Path]:
     processes that write the same file the last one's stays.
     """
     temporary = _own_name(path)
+    temporary.touch()
+    mode = temporary.stat().st_mode  # as new files have it here; safetensors would let the owner alone read
+    temporary.unlink()
     try:
         yield temporary
+        temporary.chmod(mode)
         _sync(temporary)
         temporary.replace(path)
     finally:

@@ -31,8 +31,9 @@ class Args:
     """Folder of a trained model."""
     env: str | None = None
     """Gymnasium id; by default the environment the model was trained on."""
-    env_kwargs: str = "{}"
-    """Keyword arguments of the environment as JSON, such as '{"target_rotation": "z"}'."""
+    env_kwargs: str | None = None
+    """Keyword arguments of the environment as JSON, such as '{"target_rotation": "z"}'; by default, and
+    without --env, those of the data the model was trained on."""
     steps: int = 100
     """Longest episode."""
     futures: int = 64
@@ -79,7 +80,9 @@ def main(args: Args) -> None:
         raise InputError(f"{args.run}: does not say which environment it was trained on; give --env")
     # hand environments are drawn from states afterwards, with the plans as ghosts
     record = args.video is not None and not env_id.startswith("ebm_traj/")
-    kwargs = json_object("--env-kwargs", args.env_kwargs)
+    kwargs = dict(model.card.get("env_kwargs", {})) if args.env is None else {}
+    if args.env_kwargs is not None:
+        kwargs = json_object("--env-kwargs", args.env_kwargs)
     if record:
         choose_backend()
         kwargs["render_mode"] = "rgb_array"

@@ -110,7 +110,7 @@ def main(args: Any) -> None:
         dequantise=args.dequantise,
         snapshots=args.snapshots,
         begin=args.begin,
-        fabric=make_fabric("cuda" if device.startswith("cuda") else "cpu"),
+        fabric=make_fabric(device),
         resume=args.resume,
     )
     card = model.card

@@ -4,8 +4,10 @@ import os
 import time
 
 import pytest
+import torch
 
 from ebm_traj.atomic import creating_folder, replacing
+from ebm_traj.core.checkpoint import save_tensors
 
 
 def test_the_new_file_takes_the_place_of_the_old(tmp_path):
@@ -15,6 +17,13 @@ def test_the_new_file_takes_the_place_of_the_old(tmp_path):
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+def test_whoever_may_read_a_new_file_may_read_ours(tmp_path):
+    (tmp_path / "usual").touch()
+    path = tmp_path / "a.safetensors"
+    save_tensors(path, {"a": torch.zeros(1)}, {})
+    assert path.stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -61,10 +61,15 @@ def make_fabric(
     torch.set_float32_matmul_precision("high")
     strategy: Any = _data_parallel()() if here * nodes > 1 else "auto"
     # `fabric run --devices 2,3` names devices
-    wanted = os.environ.get("LT_DEVICES", here) if "LT_CLI_USED" in os.environ else here
+    wanted: Any = os.environ.get("LT_DEVICES", here) if "LT_CLI_USED" in os.environ else here
+    kind, _, number = accelerator.partition(":")
+    if number and kind != "cpu":  # one GPU of several
+        if here * nodes > 1 or not number.isdigit():
+            raise InputError(f"device {accelerator}: accepted is a name such as cuda:1, for one process")
+        wanted = [int(number)]
     try:
         fabric = Fabric(
-            accelerator=accelerator, strategy=strategy, devices=wanted, num_nodes=nodes, precision=precision
+            accelerator=kind, strategy=strategy, devices=wanted, num_nodes=nodes, precision=precision
         )
     except (MisconfigurationException, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())

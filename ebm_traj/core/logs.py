@@ -57,8 +57,13 @@ class MetricLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Rows of a `metrics.csv`; empty if there is none. Figures a row lacks are left out of it."""
+    """Rows of a `metrics.csv`; empty if there is none. Figures a row lacks are left out of it.
+
+    So is a last row that a killed process has not written to its end: what is there of its last figure could
+    be read as another number.
+    """
     if not path.is_file():
         return []
     with path.open(newline="") as file:
-        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+        whole = [line for line in file if line.endswith("\n")]
+    return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(whole)]

@@ -6,6 +6,7 @@ pictures and scored on test pictures from other starts.
 """
 
 import dataclasses
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -113,7 +114,7 @@ def study(
                 tried.append(
                     _row("chain", x, spent, (steps, size, temperature), model, reference, classifier)
                 )
-    chosen = min(tried[1:], key=lambda row: row[CHOSEN_BY])
+    chosen = min(tried[1:], key=lambda row: (math.isnan(row[CHOSEN_BY]), row[CHOSEN_BY]))
     reference = Reference.of(test, classifier, config.samples, seed + 1)
     start = model.sample(config.samples, seeded_generator(model.device, seed, "test starts"))
     chain = config.chain(chosen["steps"], chosen["step_size"], chosen["temperature"])

@@ -172,15 +172,17 @@ def table(rows: Sequence[ContinualRow]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def legend(name: str, protocol: ContinualProtocol, seeds: int) -> str:
-    """What the table shows."""
+def legend(
+    name: str, protocol: ContinualProtocol, seeds: int, on: str = "test", fisher_rows: int = 1000
+) -> str:
+    """What the table shows: accuracies `on` a part, Fisher information over `fisher_rows` pictures."""
     return (
         f"Split-{name}, class-incremental, {protocol.classes_per_task} classes a task, in the order of the "
         f"classes; {protocol.name}; no picture is stored from task to task; at test time all classes met so "
-        "far compete and the task is not told. Test accuracy in per cent on the classes met so far, mean "
-        f"over {seeds} seeds (95 % interval by Student's t). EWC alone is told where a task ends and reads "
-        "1,000 of its pictures a second time. Kept beside: numbers beyond the parameters that go from task "
-        "to task (anchors and Fisher information; optimiser moments of class energies)."
+        f"far compete and the task is not told. {on.capitalize()} accuracy in per cent on the classes met so "
+        f"far, mean over {seeds} seeds (95 % interval by Student's t). EWC alone is told where a task ends "
+        f"and reads {fisher_rows:,} of its pictures a second time. Kept beside: numbers beyond the "
+        "parameters that go from task to task (anchors and Fisher information; optimiser moments of class energies)."
     )
 
 

@@ -270,6 +270,7 @@ class Monitor:
             "score": type(self.score).__name__,
             "names": list(self.score.names),
             "weights": weights_digest(self.model),
+            "draws": getattr(self.score, "draws", None),
             "usual": self.usual,
             "scale": scale,
             **{
@@ -298,9 +299,10 @@ class Monitor:
             "score": type(monitor.score).__name__,
             "names": list(monitor.score.names),
             "weights": weights_digest(model),
+            "draws": getattr(monitor.score, "draws", None),
         }
         for name, value in ours.items():
-            if saved[name] != value:
+            if saved.get(name, value) != value:  # earlier files do not tell the draws
                 raise InputError(f"{path}: its {name} are {saved[name]}; this monitor has {value}")
         if isinstance(monitor.score, ErrorScore):
             monitor.score.scale = torch.tensor(saved["scale"], device=model.device)

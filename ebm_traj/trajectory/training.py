@@ -198,6 +198,7 @@ def train(
         "device": _device_name(fabric.device),
         "seed": settings.trainer.seed,
         "env_id": recording.env_id,
+        "env_kwargs": recording.env_kwargs,
         "train_episodes": len(recording.episode_rows("train")),
         "policy": recording.policy["name"],
         "torch": str(torch.__version__),

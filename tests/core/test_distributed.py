@@ -268,6 +268,18 @@ def test_a_machine_without_the_devices_says_so():
         make_fabric("cuda", 2, launch=False)
 
 
+def test_one_gpu_of_several_can_be_named(monkeypatch):
+    asked = {}
+    monkeypatch.setattr("lightning_fabric.Fabric", lambda **settings: asked.update(settings))
+    make_fabric("cuda:1", launch=False)
+    assert (asked["accelerator"], asked["devices"]) == ("cuda", [1])
+    make_fabric("cpu:0", launch=False)
+    assert (asked["accelerator"], asked["devices"]) == ("cpu", 1)
+    for device, devices in (("cuda:1", 2), ("cuda:one", 1)):
+        with pytest.raises(InputError, match=f"device {device}: accepted is"):
+            make_fabric(device, devices, launch=False)
+
+
 def test_efficiencies_and_the_paper_cost_of_a_sum():
     found = ScalingResult(ScalingSettings(batch=512), 0.1, 0.05, 0.11, 0.0625, 0.125, 0.001, 4_000_000)
     assert (found.strong_efficiency, found.weak_efficiency) == pytest.approx((0.8, 0.8))

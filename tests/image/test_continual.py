@@ -34,7 +34,7 @@ from ebm_traj.image.continual_baselines import (
     fisher_diagonal,
     t_interval,
 )
-from ebm_traj.image.continual_study import ContinualConfig, learners
+from ebm_traj.image.continual_study import ContinualConfig, learners, legend
 from ebm_traj.image.label_energy import LabelContrast, LabelEnergy, LabelEnergyConfig
 
 SMALL = ClassEnergyConfig(width=16, batch_size=8, repeats=8, levels=4, draws=2, learning_rate=2e-2)
@@ -339,7 +339,7 @@ def test_the_command_reports_resumes_and_refuses(tmp_path, capsys):
     assert all(len(row["after"][0]) == 5 for row in content["rows"])
     page = (out / "continual.md").read_text()
     assert "Split-digits" in page
-    assert "3 batches of 32 per task" in page
+    assert "3 batches of 32 per task" in page and "Test accuracy" in page
     assert (out / "continual.png").stat().st_size > 2000
     capsys.readouterr()
     for argv, message in (
@@ -356,3 +356,8 @@ def test_the_command_reports_resumes_and_refuses(tmp_path, capsys):
         assert stop.value.code == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_the_legend_says_what_accuracies_are_of():
+    found = legend("digits", ContinualProtocol(), 2, "validation", 7)
+    assert "Validation accuracy" in found and "reads 7 of its pictures" in found

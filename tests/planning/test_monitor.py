@@ -296,6 +296,8 @@ def test_a_calibration_comes_back_from_its_file_for_the_same_model_and_score_alo
         assert np.array_equal(ours, theirs, equal_nan=True)
     with pytest.raises(InputError, match="its score are ErrorScore; this monitor has EnergyScore"):
         Monitor.load(path, model, EnergyScore(model))
+    with pytest.raises(InputError, match="its draws are 16; this monitor has 8"):
+        Monitor.load(path, model, ErrorScore(model, draws=8))
     with torch.no_grad():
         next(model.parameters()).add_(1)
     with pytest.raises(InputError, match="its weights are"):

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from ebm_traj.planning.rollout_data import Rollout
+
 TINY = (
     "--iterations 4 --inverse-iterations 4 --network.width 8 --network.depth 2 --correction-width 8 "
     "--contrastive.langevin.steps 2 --validate-every 2"
@@ -37,6 +39,8 @@ def pusher_model(tmp_path_factory, call_script):
         "6",
         "--workers",
         "1",
+        "--env-kwargs",
+        '{"reward_near_weight": 0.25}',
     )
     tiny = TINY
     call_script("train_traj", "--data", str(data), "--out", str(out), *tiny.split())
@@ -173,6 +177,7 @@ def test_rollout_writes_its_files_and_keeps_existing_ones(
     small = ["--run", str(pusher_model), "--steps", "4", "--futures", "3", "--horizon", "2"]
     call_script("rollout", *small, "--out", str(out), "--plot", str(plot))
     assert "Pusher-v5: 4 steps" in capsys.readouterr().out
+    assert Rollout.load(out).meta["env_kwargs"] == {"reward_near_weight": 0.25}  # as the data had it
     before = snapshot(tmp_path)
     assert "exists already" in refused("rollout", *small, "--out", str(out))
     assert snapshot(tmp_path) == before and len(before) == 2

@@ -68,7 +68,7 @@ def main(args: Args) -> None:
         identity,
         args.only or None,
     )
-    caption = legend(pictures.name, args.protocol, args.seeds)
+    caption = legend(pictures.name, args.protocol, args.seeds, args.on, args.learners.softmax.fisher_rows)
     command = "python " + shlex.join(sys.argv)
     page = write_report(rows, caption, args.out, settings, command, published="mnist" in args.data.lower())
     print(f"{caption}\n\n{table(rows)}\n\n{page}")

@@ -37,7 +37,7 @@ class Args:
 
 def main(args: Args) -> None:
     """Learn energies in the plane, score them exactly, compose them, draw landscapes, chains and paths."""
-    require_folder(args.out, ("playground.json", "runs"), overwrite=args.overwrite)
+    require_folder(args.out, ("playground.json",), overwrite=args.overwrite)
     if args.samples < 1 or args.paths < 0:
         raise InputError(f"--samples {args.samples}, --paths {args.paths}: accepted are 1, 0 and more")
     if not args.densities or not args.learnings:
