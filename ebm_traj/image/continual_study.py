@@ -182,7 +182,8 @@ def legend(
         f"far compete and the task is not told. {on.capitalize()} accuracy in per cent on the classes met so "
         f"far, mean over {seeds} seeds (95 % interval by Student's t). EWC alone is told where a task ends "
         f"and reads {fisher_rows:,} of its pictures a second time. Kept beside: numbers beyond the "
-        "parameters that go from task to task (anchors and Fisher information; optimiser moments of class energies)."
+        "parameters that go from task to task (anchors and Fisher information; optimiser moments of class "
+        "energies)."
     )
 
 
