@@ -13,6 +13,7 @@ from ebm_traj.core.adaptation import DualAveraging
 from ebm_traj.core.backends import SamplerBackend, backend
 from ebm_traj.core.energy import EnergyOfX, energy_and_gradient
 from ebm_traj.core.gradients import BoundEnergy, MLPForm, mlp_form
+from ebm_traj.core.noise import NoiseSource, exact_noise, quick_noise
 from ebm_traj.core.seeding import derive_seed
 from ebm_traj.errors import InputError
 
@@ -117,9 +118,11 @@ def langevin(
     walk = _metropolis_adjusted if config.metropolis else _unadjusted
     if chosen != "manual":
         return walk(_by_autograd(energy), start, config, scale, generator, record)
-    bound = cast(BoundEnergy, energy)
+    gradient = cast(BoundEnergy, energy).value_and_gradient
     with torch.no_grad():
-        return walk(bound.value_and_gradient, start, config, scale, generator, record)
+        if config.metropolis:
+            return _metropolis_adjusted(gradient, start, config, scale, generator, record)
+        return _unadjusted(gradient, start, config, scale, generator, record, quick_noise)
 
 
 def choose_backend(energy: EnergyOfX, start: Tensor, config: LangevinConfig, record: bool) -> SamplerBackend:
@@ -209,12 +212,13 @@ def _unadjusted(
     scale: Tensor | None,
     generator: torch.Generator | None,
     record: bool,
+    source: NoiseSource = exact_noise,
 ) -> Chain:
     x = start.detach().clone(memory_format=torch.contiguous_format)
     noise_scale = config.noise_scale
     drift = None if scale is None else -config.step_size * scale**2
     spread = None if scale is None else noise_scale * scale
-    noise = torch.empty_like(x)
+    draw = source(x, generator) if config.steps and noise_scale > 0 else None
     states = []
     for _ in range(config.steps):
         _, gradient = value_and_gradient(x, False)
@@ -224,9 +228,8 @@ def _unadjusted(
             x.add_(gradient, alpha=-config.step_size)
         else:
             x.addcmul_(gradient, drift)
-        if noise_scale > 0:
-            noise.normal_(generator=generator)
-            x.add_(noise, alpha=noise_scale) if spread is None else x.addcmul_(noise, spread)
+        if draw is not None:
+            x.add_(draw(), alpha=noise_scale) if spread is None else x.addcmul_(draw(), spread)
         if record:
             states.append(x.clone())
     return Chain(
