@@ -149,12 +149,14 @@ class SamplingPlanner:
         found = self._first(context, past_actions, generator, ahead, deadline)
         rounds, settled = 1, True
         if self._improves and found.actions is not None and self.model.follows_actions:
-            best = found.wish.min(1).values
+            best, longest = found.wish.min(1).values, 0.0
             for rounds in range(2, config.rounds + 1):
-                if late(deadline):
+                if late(deadline, longest):  # the next one would end after it
                     rounds, settled = rounds - 1, False
                     break
+                began = time.perf_counter()
                 found = self._improve(found, context, past_actions, generator, rounds - 2)
+                longest = max(longest, time.perf_counter() - began)
                 now = found.wish.min(1).values
                 gain, best = (best - now).mean(), now
                 if gain < config.settle * best.abs().mean():
@@ -164,7 +166,8 @@ class SamplingPlanner:
         if config.method in ("langevin", "both") and not late(deadline):
             found = self._walk(found, context, past_actions, generator)
         energies = self._total(found, context, past_actions)
-        if self.energies and config.checks > 1 and found.actions is not None and self.model.follows_actions:
+        doubts = self.energies and config.checks > 1 and not late(deadline)
+        if doubts and found.actions is not None and self.model.follows_actions:
             energies = self._checked(found, energies, context, past_actions, generator)
         plan = Plan(found.states, found.actions, energies, energies.argmin(1), rounds, settled)
         self._last = plan.chosen_actions()

@@ -152,6 +152,34 @@ def test_a_deadline_cuts_the_plan_short_but_gives_one():
     assert not plan.settled
 
 
+def test_no_round_is_begun_that_would_end_after_the_deadline(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    class Ticking(Point):
+        def predict(self, *args, **kwargs):
+            now[0] += 0.1  # a round of improvement
+            return super().predict(*args, **kwargs)
+
+    planner = SamplingPlanner(
+        Ticking(), PlannerConfig(futures=8, horizon=4, rounds=6, settle=0.0), to(1.0, 0.0)
+    )
+    plan = plan_with(planner, deadline=0.25)
+    assert now[0] == pytest.approx(0.2) and (plan.rounds, plan.settled) == (3, False)
+
+
+def test_plans_are_not_checked_after_the_deadline():
+    calls = []
+    for checks in (1, 8):
+        model = Point()
+        plan_with(
+            SamplingPlanner(model, PlannerConfig(futures=8, horizon=4, checks=checks), to(1.0, 0.0)),
+            deadline=0,
+        )
+        calls.append(model.calls)
+    assert calls[0] == calls[1]
+
+
 def test_the_policy_reaches_the_goal_in_many_environments_at_once():
     names = ("x", "y")
     spec = StateSpec(names=names, kinds=("position", "position"), indices=(0, 1), observation_size=2)
