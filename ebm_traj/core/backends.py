@@ -7,8 +7,9 @@ from typing import Literal, get_args
 from ebm_traj.errors import InputError
 
 SamplerBackend = Literal["auto", "autograd", "manual", "graph", "triton"]
-"""autograd: the reference. manual: written-out gradients. graph: these, replayed as a CUDA graph. triton: one
-launch for the whole chain, for MLP energies on a GPU. auto: the fastest that fits energy and device."""
+"""autograd: the reference. manual: written-out gradients, and quick noise (`core.noise`). graph: gradients
+replayed as a CUDA graph. triton: one launch for the whole chain, for MLP energies on a GPU. auto: the fastest
+that fits energy and device."""
 
 NEED_GPU = ("graph", "triton")
 
