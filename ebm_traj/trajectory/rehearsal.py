@@ -162,28 +162,17 @@ def dream(
     return np.concatenate([part[0] for part in found]), np.concatenate([part[1] for part in found])
 
 
-def require_same_spaces(model: TrajectoryModel, recordings: Sequence[Recording]) -> None:
-    """InputError, naming what differs, unless a model reads the states and actions of all recordings."""
+def require_same_spaces(like: TrajectoryModel | Recording, recordings: Sequence[Recording]) -> None:
+    """InputError, naming what differs, unless recordings have the states and actions of `like`."""
+    name = "the model to go on from" if isinstance(like, TrajectoryModel) else like.folder
     for recording in recordings:
-        if difference := model.spec.difference(recording.spec):
-            raise InputError(f"{recording.folder}: not the states of the model to go on from: {difference}")
+        if difference := like.spec.difference(recording.spec):
+            raise InputError(f"{recording.folder}: not the states of {name}: {difference}")
         if not (
-            np.array_equal(recording.action_low, model.action_low)
-            and np.array_equal(recording.action_high, model.action_high)
+            np.array_equal(recording.action_low, like.action_low)
+            and np.array_equal(recording.action_high, like.action_high)
         ):
-            raise InputError(f"{recording.folder}: its action box is not that of the model to go on from")
-
-
-def require_alike(recording: Recording, earlier: Sequence[Recording]) -> None:
-    """InputError, naming what differs, unless all recordings are of the same states and actions."""
-    for past in earlier:
-        if difference := recording.spec.difference(past.spec):
-            raise InputError(f"{past.folder}: not the states of {recording.folder}: {difference}")
-        if not (
-            np.array_equal(past.action_low, recording.action_low)
-            and np.array_equal(past.action_high, recording.action_high)
-        ):
-            raise InputError(f"{past.folder}: its action box is not that of {recording.folder}")
+            raise InputError(f"{recording.folder}: its action box is not that of {name}")
 
 
 def require_same_kind(model: TrajectoryModel, kind: str, conditioning: str) -> None:

@@ -28,7 +28,6 @@ from ebm_traj.trajectory.rehearsal import (
     MixedWindows,
     Rehearsal,
     earlier_windows,
-    require_alike,
     require_same_kind,
     require_same_spaces,
     take_weights,
@@ -114,7 +113,7 @@ def train(
         require_same_spaces(start_from, [recording, *earlier])
         spec = start_from.spec
     else:
-        require_alike(recording, earlier)
+        require_same_spaces(recording, earlier)
         spec = from_first(fabric, lambda: with_training_statistics(recording))
     use_given = settings.use_given if start_from is None else start_from.use_given
     if use_given is None:

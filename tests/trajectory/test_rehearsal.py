@@ -25,8 +25,8 @@ from ebm_traj.trajectory.rehearsal import (
     dream,
     earlier_windows,
     kept_episodes,
-    require_alike,
     require_same_kind,
+    require_same_spaces,
 )
 from ebm_traj.trajectory.training import TrainSettings, train
 
@@ -125,11 +125,11 @@ def test_earlier_data_of_other_states_or_actions_are_refused_without_a_model_too
         same = {"spec": toy.spec, "action_low": toy.action_low, "action_high": toy.action_high}
         return SimpleNamespace(folder="past", **(same | other))
 
-    require_alike(toy, [toy, past()])
+    require_same_spaces(toy, [toy, past()])
     with pytest.raises(InputError, match=r"past: not the states of .*: 7 dimensions against 3"):
-        require_alike(toy, [toy, past(spec=StateSpec.from_size(3))])
+        require_same_spaces(toy, [toy, past(spec=StateSpec.from_size(3))])
     with pytest.raises(InputError, match="past: its action box is not that of"):
-        require_alike(toy, [past(action_low=toy.action_low - 1)])
+        require_same_spaces(toy, [past(action_low=toy.action_low - 1)])
 
 
 def test_a_study_scores_every_stage_and_goes_on_where_it_was(toy, toy_folder, tmp_path):
