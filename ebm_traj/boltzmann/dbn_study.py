@@ -118,9 +118,10 @@ def run_dbn(
     found = {
         "command": command,
         "test_error": error_rate(network, *test),
-        "validation_error": report.kept_score,
+        "validation_error": error_rate(network, *held),
         "test_rows": len(test[1]),
         "kept_iteration": report.kept_iteration,
+        "kept_score": report.kept_score,
         "pretraining_cpu_seconds": dbn.cpu_seconds if pretrain else 0.0,
         "fine_tuning_cpu_seconds": report.cpu_seconds,
         "dbn": dataclasses.asdict(config),
@@ -147,11 +148,12 @@ def random_classifier(sizes: list[int], classes: int, tuning: FineTuneConfig, se
 def _report(found: dict[str, Any], sizes: list[int], pretrain: bool, command: str) -> str:
     error, rows = found["test_error"], found["test_rows"]
     spread = Z_95 * math.sqrt(max(error * (1 - error), 1 / rows) / rows)
+    chosen = "Last weights; errors" if found["kept_score"] is None else "The iteration was chosen"
     kind = "pretrained layer by layer, then fine-tuned" if pretrain else "from random weights"
     lines = [
         "# Deep belief net as a classifier\n",
         f"`{command}`\n" if command else "",
-        f"Layers {' - '.join(map(str, sizes))}, {kind}. The iteration was chosen on a part of the training "
+        f"Layers {' - '.join(map(str, sizes))}, {kind}. {chosen} on a part of the training "
         "pictures that was held out.\n",
         "| test error (95 %) | held-out error | pretraining, CPU s | fine-tuning, CPU s |",
         "|---:|---:|---:|---:|",

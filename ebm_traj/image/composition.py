@@ -131,17 +131,18 @@ def train_energy(
     )
     rows = SeenSprites(config.pictures, config.network.pixels, config.trainer.seed)
 
-    def batches(iteration: int, generator: torch.Generator) -> Batch:
-        x, factors = rows.draw(config.denoising.batch_size, generator)
-        told = torch.rand(len(x), generator=generator) >= config.untold
-        return Batch(x, {"factors": factors, TOLD: told.float()})
+    def fit(levels: DenoisingConfig, folder: Path) -> None:
+        def batches(iteration: int, generator: torch.Generator) -> Batch:
+            x, factors = rows.draw(levels.batch_size, generator)
+            told = torch.rand(len(x), generator=generator) >= config.untold
+            return Batch(x, {"factors": factors, TOLD: told.float()})
 
-    identity = _jsonable(config)
+        objective = DenoisingScoreMatching(energy, levels)
+        _fit(objective, energy, batches, config.trainer, folder, _jsonable(config), resume)
+
     if config.refinement is not None:
-        first = DenoisingScoreMatching(energy, config.denoising)
-        _fit(first, energy, batches, config.trainer, out / "first", identity, resume)
-    objective = DenoisingScoreMatching(energy, config.refinement or config.denoising)
-    _fit(objective, energy, batches, config.trainer, out, identity, resume)
+        fit(config.denoising, out / "first")
+    fit(config.refinement or config.denoising, out)
     return energy.eval().requires_grad_(False)
 
 

@@ -145,20 +145,13 @@ def draw_posterior(
     a `PosteriorConfig`, others a `ChainConfig`.
     `record` keeps the states in `trace`. Raises InputError if model, measurement and way do not fit.
     """
-    if tuple(measurement.shape[1:]) != tuple(model.shape):
-        raise InputError(
-            f"measured pictures of {tuple(measurement.shape[1:])}; the model's are {tuple(model.shape)}"
-        )
-    if not model.has_levels:
-        if isinstance(config, PosteriorConfig):
-            raise InputError("this model has no noise levels: it needs settings of a chain (LangevinConfig)")
-        return _by_chain(model, measurement, config, labels, start, generator, record)
+    require_way(model, measurement, config)
     if not isinstance(config, PosteriorConfig):
-        raise InputError("this model has noise levels: it needs a PosteriorConfig")
+        return _by_chain(model, measurement, config, labels, start, generator, record)
     energy_at = energy_of_levels(model, labels)
     begin = centre_of(model).to(measurement.seen).expand(measurement.shape) if start is None else start
     with torch.no_grad():
-        if measurement.whole and config.sigma_min < measurement.noise <= config.sigma_max:
+        if _is_level(measurement, config):
             return _from_noise(energy_at, measurement, config, generator, record)
         if config.way == "measure":
             return _by_measure(energy_at, measurement, config, begin, generator, record)
@@ -167,6 +160,34 @@ def draw_posterior(
         if config.way == "gibbs":
             return _by_gibbs(energy_at, measurement, config, begin, generator, record)
         return _by_replacing(energy_at, measurement, config, begin, generator, record)
+
+
+def require_way(model: PictureModel, measurement: Measurement, config: PosteriorConfig | ChainConfig) -> None:
+    """Raise InputError unless model, measurement and way fit each other."""
+    if tuple(measurement.shape[1:]) != tuple(model.shape):
+        raise InputError(
+            f"measured pictures of {tuple(measurement.shape[1:])}; the model's are {tuple(model.shape)}"
+        )
+    if not isinstance(config, PosteriorConfig):
+        if model.has_levels:
+            raise InputError("this model has noise levels: it needs a PosteriorConfig")
+        return
+    if not model.has_levels:
+        raise InputError("this model has no noise levels: it needs settings of a chain (LangevinConfig)")
+    if (
+        config.way == "replace"
+        and not _is_level(measurement, config)
+        and measurement.noise > config.sigma_min
+    ):
+        raise InputError(
+            f"way 'replace': measurement noise {measurement.noise:g} is above the lowest level "
+            f"{config.sigma_min:g}; use gibbs or measure"
+        )
+
+
+def _is_level(measurement: Measurement, config: PosteriorConfig) -> bool:
+    """Whether what was seen is the whole picture at one of the levels' noise: its chain begins there."""
+    return measurement.whole and config.sigma_min < measurement.noise <= config.sigma_max
 
 
 def draw_in_batches(
@@ -238,11 +259,6 @@ def _by_replacing(
     generator: torch.Generator | None,
     record: bool,
 ) -> Draw:
-    if measurement.noise > config.sigma_min:
-        raise InputError(
-            f"way 'replace': measurement noise {measurement.noise:g} is above the lowest level "
-            f"{config.sigma_min:g}; use gibbs or measure"
-        )
     sigmas = config.sigmas
     x = begin + sigmas[0] * noise_like(measurement.seen, generator)
     x = measurement.replace(x, sigmas[0], generator)

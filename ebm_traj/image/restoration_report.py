@@ -15,7 +15,7 @@ from ebm_traj.datasets.pictures import PictureSet
 from ebm_traj.image.classifier import Classifier
 from ebm_traj.image.drawing import GAP, SIDE, Board, Bytes, inked
 from ebm_traj.image.pictures import to_tensor
-from ebm_traj.image.posterior import PosteriorConfig
+from ebm_traj.image.posterior import PosteriorConfig, require_way
 from ebm_traj.image.restoration import FILTER_ROWS, Damage, calibration, psnr, restore, tweedie, wiener
 from ebm_traj.image.sampling import PictureModel
 from ebm_traj.tables import markdown
@@ -73,10 +73,11 @@ def study(
         read = classifier.read(pictures_)[1].argmax(1)
         return {"read_right": float((read == labels).double().mean())}
 
+    measured = [damage.of(x, seeded_generator("cpu", seed, damage.title)) for damage in damages]
+    for measurement in measured:  # before any of them is restored
+        require_way(model, measurement, config)
     rows = []
-    for damage in damages:
-        generator = seeded_generator("cpu", seed, damage.title)
-        measurement = damage.of(x, generator)
+    for damage, measurement in zip(damages, measured, strict=True):
         began = time.process_time()
         bar = damage.title if progress else None
         own = derive_seed(seed, damage.title, "draws")

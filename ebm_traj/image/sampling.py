@@ -209,6 +209,12 @@ def sample(
     return Samples(torch.cat(parts), labels, gradients, time.process_time() - began, trace)
 
 
+TRAINED_CLASSES = "classes"  # in a model's card
+
+
 def even_labels(model: PictureModel, count: int) -> Tensor | None:
-    """As many of each class as can be, in turn; None for an unconditional model."""
-    return torch.arange(count) % model.num_classes if model.num_classes else None
+    """As many of each class it was trained on as can be, in turn; None for an unconditional model."""
+    if not model.num_classes:
+        return None
+    trained = getattr(model, "card", {}).get(TRAINED_CLASSES) or range(model.num_classes)
+    return torch.tensor(trained)[torch.arange(count) % len(trained)]

@@ -6,7 +6,7 @@ score. Beside each figure stands the floor: the same figure of truth against oth
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +163,22 @@ def score_samples(
         truth = library.nearest(to_tensor(reference.others.x[:some]))
         report["memory"] = memorising(library.nearest(samples[:some]), truth)
     return report
+
+
+def matching(names: Sequence[str], known: Sequence[str]) -> list[int]:
+    """The numbers that classes of these names have among the `known` ones; a name may be a number itself.
+
+    Raises InputError for a name that is neither.
+    """
+    numbers = []
+    for name in names:
+        if name in known:
+            numbers.append(list(known).index(name))
+        elif name.isdigit() and int(name) < len(known):
+            numbers.append(int(name))
+        else:
+            raise InputError(f"samples of class '{name}': the classifier knows {', '.join(known)}")
+    return numbers
 
 
 def check_samples(samples: Tensor, shape: tuple[int, int, int]) -> None:

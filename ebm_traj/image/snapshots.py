@@ -1,6 +1,7 @@
 """Pictures of a run while it goes: grids of samples, chains on their way, and curves."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,8 @@ class Snapshots:
     steps: int | None = None
     """Of the sampler; None: the model's own number."""
     seed: int = 0
+    classes: Sequence[int] = ()
+    """Those the model learns; all of them by default."""
 
     def __call__(self, model: ImageModel, iteration: int) -> None:
         """Writes `samples/ITERATION.png` and `chains/ITERATION.png`; conditional models cycle the classes."""
@@ -41,7 +44,8 @@ class Snapshots:
         generator = seeded_generator(model.device, "snapshots", self.seed)
         labels = None
         if model.num_classes:
-            labels = torch.arange(self.count, device=model.device) % model.num_classes
+            trained = torch.tensor(self.classes or range(model.num_classes), device=model.device)
+            labels = trained[torch.arange(self.count, device=model.device) % len(trained)]
         chain = model.sample(self.count, labels, steps=self.steps, generator=generator, record=True)
         assert isinstance(chain, Chain) and chain.trace is not None
         name = f"{iteration:07d}.png"

@@ -18,6 +18,7 @@ from ebm_traj.image import pictures
 from ebm_traj.image.model import CONFIG_FILE, KEPT_CHAINS, ImageConfig, ImageModel, load_image_model
 from ebm_traj.image.objectives import Augment, contrastive_part, make_objective
 from ebm_traj.image.presets import Change
+from ebm_traj.image.sampling import TRAINED_CLASSES
 from ebm_traj.image.snapshots import Snapshots, draw_curves
 from ebm_traj.image.validation import blurred, make_validation
 from ebm_traj.output import require_new
@@ -83,7 +84,8 @@ def train_image(
         "begin": None if begin is None else str(begin),
     }
     identity = json.loads(json.dumps(identity))  # tuples become lists, as they are when read back
-    draws = Snapshots(out, snapshots, seed=settings.seed)
+    classes = [c for c in range(train.num_classes) if (train.y == c).any()]  # --classes may leave some out
+    draws = Snapshots(out, snapshots, seed=settings.seed, classes=classes)
     validate = None
     trainer: Trainer
 
@@ -123,6 +125,7 @@ def train_image(
         "seed": settings.seed,
         "data": train.name,
         "pictures": len(train),
+        TRAINED_CLASSES: classes,
         "torch": str(torch.__version__),
         **({} if begin is None else {"begun_at": model.card}),
     }

@@ -66,7 +66,9 @@ def test_a_net_is_trained_and_fine_tuned(call_script, tmp_path, capsys):
     for part in ("pretraining_cpu_seconds", "fine_tuning_cpu_seconds"):
         assert again[part] == pytest.approx(found[part], rel=0.05)
     assert (out / "samples.png").read_bytes().startswith(PNG)
-    call_script("train_dbn", "--out", str(tmp_path / "plain"), "--no-pretrain", *DBN.split())
+    last = ["--fine-tune.trainer.keep", "last"]  # nothing is chosen
+    call_script("train_dbn", "--out", str(tmp_path / "plain"), "--no-pretrain", *DBN.split(), *last)
+    assert "Last weights" in (tmp_path / "plain" / "report.md").read_text()
     assert not (tmp_path / "plain" / "samples.png").exists()
 
 

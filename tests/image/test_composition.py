@@ -329,6 +329,15 @@ def test_the_second_round_trains_the_energy_and_not_the_posteriors(tmp_path):
     assert not any(parameter.requires_grad for parameter in energy.parameters())
 
 
+def test_each_round_draws_batches_of_its_own_size(tmp_path, monkeypatch):
+    counts, draw = [], SeenSprites.draw
+    monkeypatch.setattr(SeenSprites, "draw", lambda self, n, g: counts.append(n) or draw(self, n, g))
+    config = dataclasses.replace(TINY, refinement=dataclasses.replace(TINY.refinement, batch_size=11))
+    train_energy(config, tmp_path / "energy", FactorPosteriors(READS))
+    rounds = [TINY.denoising.batch_size, 11]
+    assert counts == [size for size in rounds for _ in range(TINY.trainer.iterations)]
+
+
 @pytest.mark.parametrize("which", ["energy", "posteriors"])
 def test_training_resumes_to_the_same_weights_and_loads(tmp_path, which):
     train, load, config = train_posteriors, load_posteriors, TINY_READS

@@ -23,7 +23,7 @@ from ebm_traj.image.distances import frechet, inception_score, kernel_distance, 
 from ebm_traj.image.neighbours import find_neighbours, memorising, nearest_rows
 from ebm_traj.image.pictures import to_tensor
 from ebm_traj.image.score_report import save_samples
-from ebm_traj.image.scores import Reference, class_scores, score_samples, table
+from ebm_traj.image.scores import Reference, class_scores, matching, score_samples, table
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -208,6 +208,16 @@ def folder(classifier: Classifier, tmp_path: Path) -> Path:
 
 def arguments(folder: Path, **changes) -> score.Args:
     return score.Args(classifier=folder / "classifier", out=folder / "out", device="cpu", **changes)
+
+
+def test_classes_of_samples_are_matched_by_their_names():
+    digits = tuple(map(str, range(10)))
+    assert matching(("3", "7"), digits) == [3, 7]
+    assert matching(("dog", "2"), ("cat", "dog", "fox")) == [1, 2]
+    with pytest.raises(InputError, match="samples of class 'wolf': the classifier knows cat, dog"):
+        matching(("cat", "wolf"), ("cat", "dog"))
+    with pytest.raises(InputError, match="class '2'"):
+        matching(("2",), ("cat", "dog"))
 
 
 def test_command_scores_given_samples(folder: Path, digits, capsys) -> None:

@@ -85,6 +85,13 @@ def test_restore_measures_every_damage(model, tiny_models, tmp_path):
     assert ("one gradient" in names) == (model == "unconditional") and "linear" in names
 
 
+def test_no_picture_is_restored_before_all_damages_are_known_to_fit(tiny_models, tmp_path, monkeypatch):
+    monkeypatch.setattr("ebm_traj.image.restoration_report.restore", lambda *_, **__: pytest.fail("restored"))
+    for options in (("--posterior.way", "replace"), ("--damages", "noise:0.5", "coarse:3:0.05")):
+        with pytest.raises(SystemExit):
+            call("restore", "--model", tiny_models["conditional"], "--out", tmp_path / "out", *options)
+
+
 def test_morph_walks_between_all_classes(tiny_models, tmp_path):
     out = tmp_path / "out"
     call(
@@ -135,6 +142,8 @@ def test_steps_draws_curves(model, tiny_models, tmp_path):
         ("restore", "conditional", ["--damages", "rain:1"], "damage 'rain:1'"),
         ("restore", "conditional", ["--draws", "1"], "--draws 1"),
         ("restore", "conditional", ["--posterior.way", "replace"], "gibbs or measure"),
+        ("restore", "conditional", ["--damages", "noise:0.5", "coarse:3:0.05"], "cannot be cut"),
+        ("restore", "conditional", ["--damages", "noise:0.5", "blur:1.5:0"], "it must be above 0"),
         ("morph", "unconditional", [], "unconditional"),
         ("morph", "conditional", ["--walk.level", "0.01"], "morph level"),
         ("morph", "conditional", ["--each", "0"], "--each 0"),

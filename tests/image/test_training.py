@@ -18,6 +18,7 @@ from ebm_traj.errors import InputError
 from ebm_traj.image.model import BUFFER_FILE, ImageConfig, ImageModel, load_image_model
 from ebm_traj.image.networks import LABEL, NO_LABEL, NetworkConfig
 from ebm_traj.image.objectives import PictureContrastive, make_objective
+from ebm_traj.image.sampling import even_labels
 from ebm_traj.image.snapshots import moments
 from ebm_traj.image.training import train_image
 from ebm_traj.image.validation import ImageValidation, auroc, mixed, rotated, shuffled
@@ -374,3 +375,10 @@ def test_pictures_without_classes_are_learnt_without(call_script, tmp_path, caps
     call_script("train_image", "--device", "cpu", "--data", "bare.npz", "--out", "run", *small.split())
     assert "bare has no classes: conditional and classification are off" in capsys.readouterr().err
     assert not load_image_model("run").config.conditional
+
+
+def test_classes_that_were_left_out_are_asked_of_nobody(tmp_path):
+    sets = [open_pictures("digits", split).of_classes([2, 5]) for split in ("train", "validation")]
+    model = train_image(DENOISING, *sets, TRAINER, tmp_path / "run", snapshots=6)
+    assert model.num_classes == 10 and model.card["classes"] == [2, 5]
+    assert even_labels(load_image_model(tmp_path / "run"), 5).tolist() == [2, 5, 2, 5, 2]

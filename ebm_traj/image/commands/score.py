@@ -71,7 +71,7 @@ def main(args: Args) -> None:
     from ebm_traj.image.neighbours import Library
     from ebm_traj.image.pictures import to_tensor, to_uint8
     from ebm_traj.image.score_report import save_samples, write_score
-    from ebm_traj.image.scores import FEWEST, Reference, check_samples, score_samples, table
+    from ebm_traj.image.scores import FEWEST, Reference, check_samples, matching, score_samples, table
 
     if args.inception is not None:
         from ebm_traj.image.inception import check_weights
@@ -105,7 +105,10 @@ def main(args: Args) -> None:
         x = to_tensor(to_uint8(made.x))  # the same bytes whether scored now or from the file
     else:
         given = open_pictures(str(args.samples), "all", channels=args.channels, limit=args.count)
-        x, labels = to_tensor(given.x), torch.from_numpy(given.y) if given.num_classes else None
+        x, labels = to_tensor(given.x), None
+        if given.num_classes:
+            numbers = torch.tensor([*matching(given.class_names, classifier.class_names), -1])
+            labels = numbers[torch.from_numpy(given.y)]  # -1, a class that is not known, is the last one
     library = Library.of(train, classifier)
     report = score_samples(
         *(x, real, classifier), labels=labels, train=library, most=args.count, seed=args.seed
