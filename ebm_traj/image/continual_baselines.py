@@ -103,7 +103,9 @@ class SoftmaxLearner:
         """Told that a task is over, with its pictures x (N, D): EWC reads some of them once more."""
         self._tasks += 1
         if self.config.penalty:
-            self.anchor.add(self.network, fisher_diagonal(self.network, x[: self.config.fisher_rows]))
+            own = y.unique() if self.config.own_classes else None  # of the likelihood that was trained
+            rows = x[: self.config.fisher_rows]
+            self.anchor.add(self.network, fisher_diagonal(self.network, rows, classes=own))
         if self.energies is not None:
             seed = derive_seed(self._seed, "replay", self._tasks)
             known = self.energies.known
@@ -152,13 +154,14 @@ class Anchor:
 
 
 def fisher_diagonal(
-    network: nn.Sequential, x: Tensor, likelihood: Likelihood = "categorical"
+    network: nn.Sequential, x: Tensor, likelihood: Likelihood = "categorical", classes: Tensor | None = None
 ) -> list[Tensor]:
     """Diagonal of the Fisher information of a network's parameters, averaged over rows x (N, D).
 
     E_x E_y~p(y|x) (d log p(y | x) / d t)^2, the expectation over y taken exactly: for `categorical` p is the
     softmax of the outputs, for `gaussian` N(outputs, 1). A row's gradient by a linear layer's weight is an
-    outer product, so that its square summed over rows is a product of squares.
+    outer product, so that its square summed over rows is a product of squares. `classes` (K,) are the
+    outputs that p is over, where it is not all of them.
 
     Raises InputError if a module with parameters is not linear.
     """
@@ -173,7 +176,7 @@ def fisher_diagonal(
 
     hooks = [layer.register_forward_hook(remember) for layer in layers]
     with torch.enable_grad():
-        scores = network(x)
+        scores = network(x) if classes is None else network(x)[:, classes]
     for hook in hooks:
         hook.remove()
     fisher = [torch.zeros_like(p) for p in network.parameters()]

@@ -192,6 +192,15 @@ def test_the_fisher_information_of_a_softmax_is_the_sum_over_rows_and_classes():
                 total += log_p[k].exp().detach() * slope.square() / len(x)
     for a, b in zip(found, known, strict=True):
         torch.testing.assert_close(a, b)
+    own = torch.tensor([0, 2])  # the same as of a network that has these outputs alone
+    part = nn.Sequential(network[0], network[1], nn.Linear(4, 2).double())
+    part[2].weight.data, part[2].bias.data = network[2].weight.data[own], network[2].bias.data[own]
+    ours, theirs = fisher_diagonal(network, x, classes=own), fisher_diagonal(part, x)
+    for a, b in zip(ours[:2], theirs[:2], strict=True):
+        torch.testing.assert_close(a, b)
+    for a, b in zip(ours[2:], theirs[2:], strict=True):
+        torch.testing.assert_close(a[own], b)
+        assert not a[1].any()
     with pytest.raises(InputError, match="only linear layers"):
         fisher_diagonal(nn.Sequential(nn.Conv2d(1, 1, 1)), torch.zeros(1, 1, 2, 2))
 
