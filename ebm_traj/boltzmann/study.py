@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,11 @@ def run_rbm(
     train, held, test = (intensities(parts[name]).to(device) for name in ("train", "validation", "test"))
     if inverted:
         train, held, test = 1 - train, 1 - held, 1 - test
+    centre, scale = train.new_zeros(()), 1.0
+    if config.units == "gaussian":  # whose scale is 1: pixels of the training part have mean 0, variance 1
+        centre = train.mean(0)
+        scale = float((train - centre).square().mean().sqrt())
+        train, held, test = ((part - centre) / scale for part in (train, held, test))
     identity = {"data": data, "rows": len(train), "inverted": inverted, **options}
     trainer = RBMTrainer(config, train, out, validation=held, identity=identity)
     if resume and (out / TRAINING_FILE).is_file():  # a run killed before its first checkpoint starts anew
@@ -105,9 +110,10 @@ def run_rbm(
         "config": dataclasses.asdict(config),
         "ais": dataclasses.asdict(schedule),
         "training_cpu_seconds": trainer.seconds,
+        "scale": scale,
     }
     write_atomically(out / "report.json", json.dumps(found, indent=1) + "\n")
-    draw_all(rbm, test, parts["test"].shape, out, config.seed)
+    draw_all(rbm, test, parts["test"].shape, out, config.seed, lambda v: v * scale + centre)
     draw_likelihoods(out, beside)
     text = report(found, config, command)
     write_atomically(out / "report.md", text)
@@ -166,13 +172,19 @@ def report(found: dict[str, Any], config: RBMConfig, command: str) -> str:
         "threshold": "a pixel is 1 from mid-grey on",
         "none": "none, grey levels are the visible states",
     }[config.binarisation]
+    standardised = ""
+    if config.units == "gaussian":
+        standardised = (
+            f", less their mean in the training part, over {found['scale']:.3f}, the root of their mean "
+            "variance there; likelihoods are densities of these numbers"
+        )
     lines = [
         "# Restricted Boltzmann machine\n",
         f"`{command}`\n" if command else "",
         f"{config.hidden} hidden units, {config.learning.algorithm}-{config.learning.steps}, "
         f"{'centred' if config.learning.centred else 'not centred'}, {config.updates:,} updates of "
         f"{config.batch_size} rows, {found['training_cpu_seconds']:.0f} s of one core. "
-        f"Binarisation: {binary}.\n",
+        f"Binarisation: {binary}{standardised}.\n",
         "| log Z by | log Z (95 %) | test, nats (95 %) | training rows, nats |",
         "|---|---:|---:|---:|",
     ]
@@ -185,15 +197,18 @@ def report(found: dict[str, Any], config: RBMConfig, command: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw_all(rbm: RBM, test: Tensor, shape: Shape, out: Path, seed: int) -> None:
-    """filters.png, chains.png and reconstructions.png."""
+def draw_all(
+    rbm: RBM, test: Tensor, shape: Shape, out: Path, seed: int, shown: Callable[[Tensor], Tensor]
+) -> None:
+    """filters.png, chains.png and reconstructions.png; `shown` makes grey levels of visible units."""
     generator = seeded_generator(test.device, seed, "figures")
     picks = torch.randperm(len(test), generator=generator, device=test.device)[:SHOWN]
     v = test[picks]
     write_atomically(out / "filters.png", draw_filters(rbm, shape))
     trace = gibbs_trace(rbm, v, CHAIN_STEPS, generator)
-    write_atomically(out / "chains.png", draw_chains(trace, shape, CHAIN_STEPS))
-    write_atomically(out / "reconstructions.png", draw_reconstructions(v, rbm.reconstruct(v), shape))
+    write_atomically(out / "chains.png", draw_chains(shown(trace), shape, CHAIN_STEPS))
+    again = shown(rbm.reconstruct(v))
+    write_atomically(out / "reconstructions.png", draw_reconstructions(shown(v), again, shape))
 
 
 def _likelihoods(folder: Path) -> list[dict[str, float]]:

@@ -1,6 +1,7 @@
 """train_rbm.py, train_dbn.py and benchmark.py boltzmann at tiny sizes, and what they refuse."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,20 @@ def test_black_and_white_are_exchanged(call_script, tmp_path):
         call_script("train_rbm", "--out", str(tmp_path / name), *more, *RBM.split())
         bases.append(load_rbm(tmp_path / name)[1])
     torch.testing.assert_close(bases[0], -bases[1], rtol=1e-3, atol=1e-3)
+
+
+def test_gaussian_units_learn_standardised_grey_levels(call_script, tmp_path):
+    out = tmp_path / "rbm"
+    more = "--units gaussian --binarisation none --updates 1500 --learning-rate 0.02 --hidden 16"
+    call_script("train_rbm", "--out", str(out), *RBM.split(), *more.split())
+    found = json.loads((out / "report.json").read_text())
+    assert (
+        0.1 < found["scale"] < 0.5
+        and "less their mean in the training part" in (out / "report.md").read_text()
+    )
+    alone = -32 * (1 + math.log(2 * math.pi))  # of 64 independent standard normal pixels, on average
+    assert found["log_likelihood"]["exact"]["test"][0] > alone + 3
+    assert (out / "reconstructions.png").read_bytes().startswith(PNG)
 
 
 def test_a_net_is_trained_and_fine_tuned(call_script, tmp_path, capsys):
