@@ -178,6 +178,8 @@ def report(found: dict[str, Any], config: RBMConfig, command: str) -> str:
             f", less their mean in the training part, over {found['scale']:.3f}, the root of their mean "
             "variance there; likelihoods are densities of these numbers"
         )
+    elif config.binarisation == "none":
+        standardised = "; between 0 and 1 binary units have no likelihood: -F(v) - log Z is given"
     lines = [
         "# Restricted Boltzmann machine\n",
         f"`{command}`\n" if command else "",

@@ -138,6 +138,9 @@ class ImageModel(nn.Module):
         """An ordinary energy of x (B, C, H, W): at the noise level sigma (B,) or 0-d, by default the data's
         own, under the classes labels (B,) int64, -1 for none.
 
+        Without a class, networks with levels have learnt E(x) beside E(x | y), see `label_dropout`; others
+        have not, and the energy is summed over classes (`ImageEnergy.over_classes`).
+
         Raises InputError if the model has no such thing as a level or a class.
         """
         if sigma is not None and not self.has_levels:
@@ -145,6 +148,8 @@ class ImageModel(nn.Module):
         if labels is not None:
             self._require_labels(labels)
         level = self.lowest_level if sigma is None else sigma
+        nameless = labels is None or bool((labels == NO_LABEL).any())
+        summed = nameless and self.num_classes > 0 and not self.has_levels
 
         def energy(x: Tensor) -> Tensor:
             condition: dict[str, Tensor] = {}
@@ -152,7 +157,12 @@ class ImageModel(nn.Module):
                 condition[LEVEL] = torch.as_tensor(level, dtype=x.dtype, device=x.device).expand(len(x))
             if labels is not None:
                 condition[LABEL] = labels.to(x.device).expand(len(x))
-            return self.energy(x, condition)
+            if not summed:
+                return self.energy(x, condition)
+            total = self.energy.over_classes(x, condition)
+            if labels is None:
+                return total
+            return torch.where(condition[LABEL] == NO_LABEL, total, self.energy(x, condition))
 
         return energy
 

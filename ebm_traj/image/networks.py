@@ -100,6 +100,11 @@ class ImageEnergy(Energy):
         others[LABEL] = torch.arange(self.num_classes, device=x.device).repeat(rows)
         return self(wide, others).view(rows, self.num_classes)
 
+    def over_classes(self, x: Tensor, condition: Condition) -> Tensor:
+        """-log sum_y exp -E(x | y) (B,): the energy of x whatever its class, if all E(x | y) are of one
+        normalising constant (Grathwohl et al. 2020, 1912.03263, eq. 6)."""
+        return -torch.logsumexp(-self.class_energies(x, condition), dim=1)
+
 
 def label_of(x: Tensor, condition: Condition, num_classes: int) -> Tensor:
     """The class (B,) of each row, `NO_LABEL` where the condition has none."""

@@ -18,6 +18,7 @@ from ebm_traj.image.presets import PRESETS
 SHAPE = (1, 6, 6)
 UNET = NetworkConfig(channels=(4, 6), patch=1, embedding=8)
 CONV = NetworkConfig(kind="conv", channels=(4, 6), dense=5)
+RESIDUAL = NetworkConfig(kind="residual", channels=(4, 6))
 ANNEALING = AnnealConfig(steps=30, sigma_max=20.0, sigma_min=0.02, rho=5.0)
 LEVELS = ImageConfig(network=UNET, annealing=ANNEALING)
 CHAINS = ImageConfig(network=CONV, training="contrastive", generation=LangevinConfig(steps=5, step_size=0.1))
@@ -121,6 +122,23 @@ def test_logits_are_minus_the_energies_of_the_classes(config):
         energy = model.energy_at(None, torch.full((4,), y))
         torch.testing.assert_close(logits[:, y], -energy(x))
     assert torch.autograd.grad(logits.sum(), x)[0].abs().sum() > 0
+
+
+@pytest.mark.parametrize("network", [CONV, RESIDUAL])
+def test_without_levels_an_energy_of_no_class_is_summed_over_classes(network):
+    # what the networks would give without a class is never trained: chains and data all have theirs
+    model = make(dataclasses.replace(CHAINS, network=network, conditional=True), 3)
+    x = torch.rand(4, *SHAPE, generator=of(0))
+    summed = -torch.logsumexp(model.classify(x), 1)
+    torch.testing.assert_close(model.energy_at()(x), summed)
+    of_two = model.energy_at(None, torch.full((4,), 2))(x)
+    mixed = model.energy_at(None, torch.tensor([2, -1, -1, 2]))(x)
+    torch.testing.assert_close(mixed, torch.stack([of_two[0], summed[1], summed[2], of_two[3]]))
+    for name, weight in model.named_parameters():
+        if name.endswith("table.weight"):
+            weight.data[-1] = torch.nan
+    assert model.energy_at()(x).isfinite().all()
+    assert model.sample(2, generator=of(0)).isfinite().all()
 
 
 def test_the_datas_own_level_is_the_samplers_lowest():
