@@ -101,7 +101,7 @@ bench: install
 
 gpu: install
 	$(PY) -m pip install --quiet --editable ".[peers,triton]"
-	$(PY) -m pytest tests/core/test_triton_chain.py tests/core/test_graphs.py tests/trajectory/test_gpu.py
+	$(PY) -m pytest tests/core/test_triton_chain.py tests/core/test_graphs.py tests/core/test_recorded_step.py tests/trajectory/test_gpu.py
 	for what in chain train plan; do $(PY) scripts/benchmark.py $$what --device cuda || exit 1; done
 
 MNIST := mnist

@@ -61,6 +61,8 @@ class Args:
     """Where to train; auto takes a GPU if there is one."""
     sampler_backend: SamplerBackend = "auto"
     """How chains are computed, see `core.backends`; auto: the fastest here, autograd: the reference."""
+    recorded_steps: bool = False
+    """On one GPU: replay whole training steps as CUDA graphs, see `core.recorded_step`."""
     devices: int | None = None
     """Devices to train on, on each machine: one process each, which share the rows of every batch and average
     their gradients. Default: 1, or as many as torchrun or fabric run started."""
@@ -160,6 +162,7 @@ def main(args: Any) -> None:
         start_from=model,
         earlier=earlier,
         rehearsal=args.rehearsal if earlier else None,
+        recorded=args.recorded_steps,
     )
     if fabric.global_rank:
         return

@@ -46,10 +46,12 @@ from ebm_traj.core.energy import Condition
 from ebm_traj.core.langevin import LangevinConfig
 from ebm_traj.core.objectives import Batch
 from ebm_traj.core.proposal import NoiseProposal
+from ebm_traj.core.recorded_step import WARM_UP, RecordedStep
 from ebm_traj.errors import InputError
 
 NEW = 0.05  # share of the chains that start anew
 REGULARISATION = 0.01
+RECORDED = f"{OURS}, step recorded"
 LEARNING_RATE = 1e-5  # the data are noise: nothing is to be learned, and weights must stay where they are
 
 Step = Callable[[], Tensor]
@@ -145,9 +147,11 @@ def benchmark_train(
 def train_builders(settings: StepSettings, device: torch.device | str, seed: int) -> dict[str, Builder]:
     """A builder for each step of training by its name, ours first; all read the same data."""
     data = Data(settings, device, seed)
-    backends = ("autograd", *(GPU_BACKENDS if torch.device(device).type == "cuda" else ()))
+    backends = ("autograd", *(GPU_BACKENDS if data.device.type == "cuda" else ()))
+    gpu = data.device.type == "cuda"
     made: dict[str, tuple[Callable[[], Step], bool]] = {
         OURS: (lambda: our_step(settings, data, seed), False),
+        **({RECORDED: (lambda: recorded_step(settings, data, seed), True)} if gpu else {}),
         **{f"{OURS}, {name}": (_forced(settings, data, seed, name), True) for name in backends},
         PLAIN: (lambda: plain_step(settings, data, seed), False),
         TORCHEBM: (lambda: torchebm_step(settings, data, seed), True),
@@ -169,9 +173,10 @@ class Data:
         self.window = torch.arange(settings.window, device=device)
         self.device = torch.device(device)
 
-    def draw(self, rows: int) -> Tensor:
+    def draw(self, rows: int, generator: torch.Generator | None = None) -> Tensor:
         """x (rows, window * size)."""
-        starts = torch.randint(len(self.frames) - len(self.window) + 1, (rows,), device=self.device)
+        last = len(self.frames) - len(self.window)
+        starts = torch.randint(last + 1, (rows,), generator=generator, device=self.device)
         return self.frames[starts[:, None] + self.window].flatten(1)
 
 
@@ -180,6 +185,54 @@ class Data:
 
 def our_step(settings: StepSettings, data: Data, seed: int) -> Step:
     """`ContrastiveDivergence` as the trainer calls it, its figures for the log included."""
+    objective = our_objective(settings, data, seed)
+    generator = torch.Generator(data.device).manual_seed(seed)
+    known = no_condition(objective.new_rows, data.device)
+
+    def loss() -> Tensor:
+        return objective(Batch(data.draw(objective.new_rows), known), generator)[0]
+
+    return step_of(loss, objective.energy)
+
+
+def recorded_step(
+    settings: StepSettings, data: Data, seed: int, recorder: RecordedStep | None = None
+) -> Step:
+    """The same, the whole step replayed as a CUDA graph (`core.recorded_step`).
+
+    Raises RuntimeError if it cannot be recorded.
+    """
+    objective = our_objective(settings, data, seed)
+    recorder = recorder or RecordedStep(data.device, inside=True)
+    generator = torch.Generator(data.device).manual_seed(seed)
+    known = no_condition(objective.new_rows, data.device)
+    rate = torch.tensor(LEARNING_RATE, device=data.device)
+    on_gpu = data.device.type == "cuda"
+    optimiser = torch.optim.Adam(objective.energy.parameters(), lr=rate, fused=True, capturable=on_gpu)
+
+    def draw(generator: torch.Generator) -> Batch:
+        return Batch(data.draw(objective.new_rows, generator), known)
+
+    def advance(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        loss, _ = objective(batch, generator)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        return {"loss": loss.detach()}
+
+    def step() -> Tensor:
+        found = recorder(advance, draw, generator, objective.replay_key(), objective.replayed)
+        if not recorder.works:
+            raise RuntimeError("the step could not be recorded")
+        return found["loss"]
+
+    for _ in range(WARM_UP + 1):
+        step()
+    return step
+
+
+def our_objective(settings: StepSettings, data: Data, seed: int) -> ContrastiveDivergence:
+    """Our contrastive divergence with a full buffer."""
     energy = _energy(settings, data, seed)
     objective = ContrastiveDivergence(
         energy,
@@ -199,13 +252,7 @@ def our_step(settings: StepSettings, data: Data, seed: int) -> Step:
             **no_condition(settings.buffer, data.device),
         }
     )
-    generator = torch.Generator(data.device).manual_seed(seed)
-    known = no_condition(objective.new_rows, data.device)
-
-    def loss() -> Tensor:
-        return objective(Batch(data.draw(objective.new_rows), known), generator)[0]
-
-    return step_of(loss, energy)
+    return objective
 
 
 def forced_step(settings: StepSettings, data: Data, seed: int, backend: Any) -> Step:

@@ -14,6 +14,7 @@ that fits energy and device."""
 NEED_GPU = ("graph", "triton")
 
 _chosen: SamplerBackend = "auto"
+_recording = False
 
 
 def set_backend(name: SamplerBackend) -> None:
@@ -38,6 +39,22 @@ def set_backend(name: SamplerBackend) -> None:
 def backend() -> SamplerBackend:
     """What is chosen."""
     return _chosen
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[None]:
+    """While a whole training step is recorded as a graph: chains within it are no graphs of their own."""
+    global _recording
+    _recording = True
+    try:
+        yield
+    finally:
+        _recording = False
+
+
+def is_recording() -> bool:
+    """Whether a whole training step is being recorded."""
+    return _recording
 
 
 @contextlib.contextmanager

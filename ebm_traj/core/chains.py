@@ -5,7 +5,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from ebm_traj.core.backends import backend
+from ebm_traj.core.backends import backend, is_recording
 from ebm_traj.core.energy import Condition, Energy
 from ebm_traj.core.graphs import graphed_langevin
 from ebm_traj.core.langevin import Chain, LangevinConfig, choose_backend, langevin
@@ -27,10 +27,11 @@ def run_langevin(
     """
     global _graphs_work
     asked = backend()
-    if asked == "graph":
+    alone = not is_recording()
+    if asked == "graph" and alone:
         return graphed_langevin(energy, condition, start, config, scale=scale, generator=generator)
     bound = energy.bind(condition)
-    replay = asked == "auto" and start.is_cuda and _graphs_work and config.steps > 0
+    replay = alone and asked == "auto" and start.is_cuda and _graphs_work and config.steps > 0
     if replay and choose_backend(bound, start, config, record=False) != "triton":
         try:
             return graphed_langevin(energy, condition, start, config, scale=scale, generator=generator)

@@ -1,7 +1,7 @@
 """Several objectives minimised together, each with its weight and its start."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -84,6 +84,17 @@ class CombinedObjective(Objective):
     def gradients(self) -> int:
         """Of a step in which all parts take part."""
         return sum(part.objective.gradients for part in self.parts)
+
+    def replay_key(self) -> Hashable | None:
+        started = [part for part in self.parts if part.start <= self.iteration]
+        keys = [part.objective.replay_key() for part in started]
+        return None if None in keys else tuple(zip([part.name for part in started], keys, strict=True))
+
+    def replayed(self, steps: int) -> None:
+        for part in self.parts:
+            if part.start <= self.iteration:
+                part.objective.replayed(steps)
+        self.iteration += steps
 
     def memory(self) -> dict[str, Tensor]:
         memory = {"iteration": torch.tensor(self.iteration)}

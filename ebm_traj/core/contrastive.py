@@ -2,12 +2,13 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import cast
 
 import torch
 from torch import Tensor
 
+from ebm_traj.core.backends import backend
 from ebm_traj.core.chains import run_langevin
 from ebm_traj.core.energy import Condition, Energy, energy_and_gradient
 from ebm_traj.core.jumps import jump, require_density
@@ -296,6 +297,11 @@ class ContrastiveDivergence(Objective):
         # a differentiated step is gone through twice more in the backward pass; `kl` looks at dE/dx once more
         live = last * (4 if self.langevin.metropolis else 3) + (self.config.kl > 0)
         return 1 + offers + before.gradients + live
+
+    def replay_key(self) -> Hashable | None:
+        # a buffer that fills up gives more rows from step to step; adapting reads the acceptance
+        steady = len(self.buffer) == self.buffer.capacity and not self.config.adapt
+        return (self.langevin, backend()) if steady else None
 
     def memory(self) -> dict[str, Tensor]:
         return {

@@ -1,6 +1,7 @@
 """Denoising score matching of an energy over all noise levels; training needs no sampler."""
 
 import dataclasses
+from collections.abc import Hashable
 
 import torch
 from torch import Tensor
@@ -73,6 +74,9 @@ class DenoisingScoreMatching(Objective):
         error = (denoised - y).square().flatten(1).mean(1)
         loss = (error * (1 + sigma**2) / sigma**2).mean()
         return loss, {"denoising_loss": loss.detach(), "denoising_error": error.detach().mean().sqrt()}
+
+    def replay_key(self) -> Hashable | None:
+        return ()
 
 
 class AtLevel(Energy):

@@ -1,5 +1,7 @@
 """Maximum likelihood of a distribution whose density is known."""
 
+from collections.abc import Hashable
+
 import torch
 from torch import Tensor
 
@@ -18,3 +20,6 @@ class Likelihood(Objective):
     def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         loss = -self.proposal.log_prob(batch.x, batch.condition).mean()
         return loss, {"negative_log_likelihood": loss.detach()}
+
+    def replay_key(self) -> Hashable | None:
+        return ()

@@ -1,7 +1,7 @@
 """What is minimised: the interface of a training objective, and the simplest one, regression."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,16 @@ class Objective(nn.Module):
         """The loss and figures to log (0-d tensors). `energy_*` figures are watched by the guard."""
         raise TypeError(f"{type(self).__name__} does not define forward")
 
+    def replay_key(self) -> Hashable | None:
+        """What `forward` decides in Python at present, where all else in it are operations on tensors that
+        stay in their places: a recorded step (`core.recorded_step`) is good for as long as it stays the same.
+        None while a step cannot be recorded."""
+        return None
+
+    def replayed(self, steps: int) -> None:
+        """Count `steps` that were replayed and not called, where `forward` counts in Python; below 0: take
+        calls back."""
+
     def memory(self) -> dict[str, Tensor]:
         """Tensors a resumed run needs beside the parameters."""
         return {}
@@ -60,3 +70,6 @@ class Regression(Objective):
     def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         loss = (self.predict(batch.condition) - batch.x).square().mean()
         return loss, {"squared_error": loss.detach()}
+
+    def replay_key(self) -> Hashable | None:
+        return ()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Hashable
 
 import torch
 from torch import Tensor
@@ -108,6 +109,9 @@ class RankingNCE(Objective):
             loss = loss + proposal_loss
             figures["proposal_loss"] = proposal_loss.detach()
         return loss, figures
+
+    def replay_key(self) -> Hashable | None:
+        return ()
 
     @property
     def gradients(self) -> int:

@@ -24,9 +24,10 @@ class ReplayBuffer:
         self.rows: dict[str, Tensor] = {}
         self.born = torch.zeros(0, dtype=torch.int64)
         """(capacity,) the clock's time at which each slot's chain was started."""
-        self.clock = 0
-        """Calls of `add` so far: iterations, where each iteration adds once."""
-        self._oldest = 0
+        # both beside the rows on their device, where a recorded step can count them
+        self.clock = torch.zeros((), dtype=torch.int64)
+        """0-d: calls of `add` so far: iterations, where each iteration adds once."""
+        self._oldest = torch.zeros((), dtype=torch.int64)
 
     def __len__(self) -> int:
         return self.size
@@ -64,6 +65,7 @@ class ReplayBuffer:
             }
             device = next(iter(rows.values())).device
             self.born = torch.zeros(self.capacity, dtype=torch.int64, device=device)
+            self.clock, self._oldest = self.clock.to(device), self._oldest.to(device)
         if set(rows) != set(self.rows):
             raise InputError(f"replay buffer: rows of {sorted(rows)}; this buffer holds {sorted(self.rows)}")
         device = next(iter(self.rows.values())).device
@@ -72,25 +74,26 @@ class ReplayBuffer:
             self.rows[name][slots] = values.detach()
         self.born[slots] = self.clock
         self.clock += 1
-        self._oldest = (self._oldest + count) % self.capacity
+        self._oldest.add_(count).remainder_(self.capacity)
         self.size = min(self.size + count, self.capacity)
 
     def clear(self) -> None:
         """Forget all rows."""
         self.size = 0
-        self._oldest = 0
+        self._oldest.zero_()
 
     def state(self) -> dict[str, Tensor]:
         """All of it as tensors, for a checkpoint."""
         return {
-            "counters": torch.tensor([self.size, self._oldest, self.clock]),
+            "counters": torch.tensor([self.size, int(self._oldest), int(self.clock)]),
             "born": self.born,
             **{f"row.{name}": rows for name, rows in self.rows.items()},
         }
 
     def load_state(self, state: Mapping[str, Tensor], device: torch.device) -> None:
         """Restore what `state` gave."""
-        self.size, self._oldest, self.clock = (int(value) for value in state["counters"])
+        self.size = int(state["counters"][0])
+        self._oldest, self.clock = (state["counters"][i].to(device, copy=True) for i in (1, 2))
         self.born = state["born"].to(device, copy=True)
         prefix = "row."
         self.rows = {

@@ -34,6 +34,7 @@ from ebm_traj.core.ema import EMA
 from ebm_traj.core.guard import DivergenceGuard
 from ebm_traj.core.logs import MetricLog
 from ebm_traj.core.objectives import Batch, Objective
+from ebm_traj.core.recorded_step import RecordedStep, require_recordable
 from ebm_traj.core.seeding import seeded_generator
 from ebm_traj.errors import InputError, RunError
 
@@ -181,8 +182,12 @@ class Trainer:
         identity: dict[str, Any],
         validate: Validate | None = None,
         score: str = "energy_score",
+        recorder: RecordedStep | None = None,
     ) -> None:
         """`identity` is what must be the same for a run to be resumed: settings, data, spec.
+
+        With a `recorder` steps are replays of a recorded one as soon as the objective allows it; the same
+        steps but for rounding. Raises InputError where `require_recordable` does.
 
         `objective` and `batches` are of the rank's share of the rows. `validate` is called every
         `config.validate_every` iterations and at the end, by rank 0, whose figures all ranks go by. `score`
@@ -194,12 +199,19 @@ class Trainer:
         self.folder = folder
         self.fabric = fabric
         self.identity = identity
-        fused = {"fused": True} if fabric.device.type == "cuda" else {}
-        optimizer = torch.optim.Adam(
-            self.raw.parameters(), lr=config.learning_rate, betas=config.betas, **fused
-        )
+        self.recorder = recorder
+        fused: dict[str, Any] = {"fused": True} if fabric.device.type == "cuda" else {}
+        rate: float | Tensor = config.learning_rate
+        if recorder is not None:
+            require_recordable(fabric.world_size, config.element_clip)
+            # what a recorded step reads must be on the device
+            rate = torch.tensor(config.learning_rate, device=fabric.device)
+            fused = {"fused": True, "capturable": fabric.device.type == "cuda"}
+        optimizer = torch.optim.Adam(self.raw.parameters(), lr=rate, betas=config.betas, **fused)
         self.objective, self.optimizer = fabric.setup(self.raw, optimizer)
         self.ema = EMA(self.raw, config.ema_decay)  # of the weights that all ranks have since `setup`
+        if recorder is not None:
+            self.ema.on_device = torch.zeros((), device=fabric.device)
         self.step_sizes = AgreedStepSizes(self.raw, fabric)
         self.guard = DivergenceGuard(config.energy_limit, config.max_restarts)
         self.validate = validate if config.validate_every else None
@@ -309,8 +321,26 @@ class Trainer:
         )
         rate = config.learning_rate_at(self.iteration)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        loss, figures = self.objective(self.batches(self.iteration, generator), generator)
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        self.ema.count()
+        if self.recorder is None:
+            figures = self._advance(self._draw(generator), generator)
+        else:
+            key, replayed = self.raw.replay_key(), self.raw.replayed
+            figures = self.recorder(self._advance, self._draw, generator, key, replayed)
+        self.iteration += 1
+        return {**figures, "learning_rate": torch.tensor(rate)}
+
+    def _draw(self, generator: torch.Generator) -> Batch:
+        return self.batches(self.iteration, generator)
+
+    def _advance(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """All of a step that happens on the device: what a recorded step replays."""
+        config = self.config
+        loss, figures = self.objective(batch, generator)
         self.step_sizes.update()
         self.optimizer.zero_grad()
         self.fabric.backward(loss)
@@ -319,9 +349,8 @@ class Trainer:
             self._clip_elements()
         norm = torch.nn.utils.clip_grad_norm_(self.raw.parameters(), config.gradient_clip)
         self.optimizer.step()
-        self.ema.update(self.raw)
-        self.iteration += 1
-        return {**figures, "loss": loss.detach(), "gradient_norm": norm, "learning_rate": torch.tensor(rate)}
+        self.ema.follow(self.raw)
+        return {**figures, "loss": loss.detach(), "gradient_norm": norm}
 
     @torch.no_grad()
     def _clip_elements(self) -> None:
@@ -354,6 +383,8 @@ class Trainer:
     def _go_back(self, trouble: str, bar: tqdm) -> None:
         at = self.iteration
         self.iteration = self.guard.restore(self.raw, self.optimizer, self.ema.module)
+        if self.recorder is not None:
+            self.recorder.forget()  # the optimiser's moments are other tensors now
         if self.guard.restarts > self.config.max_restarts:
             raise RunError(
                 f"training diverged {self.guard.restarts} times, last at iteration {at} ({trouble}); "

@@ -1,6 +1,7 @@
 """Flow matching and diffusion of the energy model's size: what generative models without an energy can do."""
 
 import dataclasses
+from collections.abc import Hashable
 from typing import Literal, get_args
 
 import torch
@@ -84,6 +85,9 @@ class FlowMatching(Objective):
         velocity = velocity_of(self.network, self.network.encode(join(batch.condition)), between, t)
         loss = (velocity - (x - noise)).square().mean()
         return loss, {"velocity_error": loss.detach()}
+
+    def replay_key(self) -> Hashable | None:
+        return ()
 
 
 class FlowModel(TrajectoryModel):
@@ -221,6 +225,9 @@ class Diffusion(Objective):
         error = (denoised - x).square().mean(-1)
         loss = (error * (sigma.square() + variance) / (sigma.square() * variance)).mean()
         return loss, {"denoising_loss": loss.detach(), "denoising_error": error.detach().mean().sqrt()}
+
+    def replay_key(self) -> Hashable | None:
+        return ()
 
 
 class DiffusionModel(TrajectoryModel):

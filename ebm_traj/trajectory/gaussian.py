@@ -1,6 +1,7 @@
 """The Gaussian ensemble: networks that each predict mean and variance, as in PETS (Chua et al. 2018)."""
 
 import dataclasses
+from collections.abc import Hashable
 from typing import Literal, get_args
 
 import torch
@@ -105,6 +106,9 @@ class EnsembleLikelihood(Objective):
             "bounds_width": width.detach(),
         }
         return loss + BOUND_WEIGHT * width, figures
+
+    def replay_key(self) -> Hashable | None:
+        return ()
 
 
 class GaussianModel(TrajectoryModel):

@@ -1,6 +1,6 @@
 """Joint models of actions and states: first the actions, then the states that they lead to."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -101,6 +101,12 @@ class PartObjective(Objective):
 
     def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         return self.objective(self.read(batch), generator)
+
+    def replay_key(self) -> Hashable | None:
+        return self.objective.replay_key()
+
+    def replayed(self, steps: int) -> None:
+        self.objective.replayed(steps)
 
     def memory(self) -> dict[str, Tensor]:
         return self.objective.memory()

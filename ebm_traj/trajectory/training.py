@@ -12,12 +12,14 @@ from torch import Tensor
 from ebm_traj.core.checkpoint import save_json
 from ebm_traj.core.distributed import even_share, from_first, make_fabric, start
 from ebm_traj.core.objectives import Batch, Regression
+from ebm_traj.core.recorded_step import RecordedStep, require_recordable
 from ebm_traj.core.seeding import seeded_generator
 from ebm_traj.core.trainer import TRAINING_FILE, Trainer, TrainerConfig
 from ebm_traj.datasets.recording import Recording
 from ebm_traj.datasets.statistics import with_training_statistics
 from ebm_traj.errors import InputError
 from ebm_traj.output import require_new
+from ebm_traj.trajectory.batches import WindowBatches
 from ebm_traj.trajectory.curves import draw_curves
 from ebm_traj.trajectory.files import model_class, weights_digest
 from ebm_traj.trajectory.hindsight import Hindsight, HindsightWindows, frames_needed, require_goal
@@ -83,6 +85,7 @@ def train(
     start_from: TrajectoryModel | None = None,
     earlier: Sequence[Recording] = (),
     rehearsal: Rehearsal | None = None,
+    recorded: bool = False,
 ) -> TrajectoryModel:
     """Train a model of `kind` ("ebm", "fc") with its `config` and save it in `out`.
 
@@ -97,15 +100,20 @@ def train(
     `earlier` recordings are rehearsed beside the new one (`rehearsal`, by default half of every batch), and
     held-out scores are then means over all.
 
+    `recorded` replays whole steps as CUDA graphs (`core.recorded_step`), on one GPU.
+
     Raises InputError, before anything is written, if `out` exists (without `resume`), if the data do not
-    fit the settings or the model to go on from, if a batch does not divide over the devices, or if the run to
-    resume had other settings.
+    fit the settings or the model to go on from, if a batch does not divide over the devices, if steps cannot
+    be recorded here, or if the run to resume had other settings.
     """
     out = Path(out)
     cls = model_class(kind)
     fabric = fabric or make_fabric()
     rank, world = fabric.global_rank, fabric.world_size
     require_shares(config, settings, world)
+    recorder = RecordedStep(fabric.device) if recorded else None
+    if recorder is not None:
+        require_recordable(world, settings.trainer.element_clip)
     from_first(fabric, lambda: require_folder(out, resume))
     # one rank takes them: a long pass over the data is made once, and all have the same numbers
     if start_from is not None:
@@ -167,11 +175,15 @@ def train(
         identity["earlier"] = [[past.env_id, past.num_episodes, past.num_steps] for past in earlier]
     identity = json.loads(json.dumps(identity))  # tuples become lists, as they are when read back
     objective = share_objective(model, rank, world)
-    batches = _batches(model, windows, objective.new_rows)
+    batches = WindowBatches(model, windows, objective.new_rows)
     validate = (
         make_joint_validation(model, [recording, *earlier]) if settings.trainer.validate_every else None
     )
-    trainer = Trainer(objective, batches, settings.trainer, out, fabric, identity, validate=validate)
+    if recorder is not None:
+        recorder.inside = batches.resident
+    trainer = Trainer(
+        objective, batches, settings.trainer, out, fabric, identity, validate=validate, recorder=recorder
+    )
     # a run killed before its first checkpoint starts anew
     if resume and from_first(fabric, (out / TRAINING_FILE).is_file):
         trainer.resume()
@@ -248,21 +260,6 @@ def _fit_whitening(model: TrajectoryModel, windows: Windows, seed: int, fabric: 
     found = from_first(fabric, rows).to(fabric.device)
     for network in whitened:
         network.fit_whitening(found, floor)
-
-
-def _batches(model: TrajectoryModel, windows: Windows, rows: int):
-    past, noise = model.context_frames, model.network_config.context_noise
-
-    @torch.no_grad()
-    def batch(iteration: int, generator: torch.Generator) -> Batch:
-        frames, actions = windows.draw(rows, iteration, generator)
-        context, future = frames[:, :past], frames[:, past:]
-        taken, before = model.told_actions(actions)
-        condition = model.condition(context, taken, before)
-        condition["context"] += noise * torch.empty_like(condition["context"]).normal_(generator=generator)
-        return Batch(model.encode(context, future, taken), condition)
-
-    return batch
 
 
 def _train_inverse(
