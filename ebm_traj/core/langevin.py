@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ebm_traj.core.adaptation import DualAveraging
-from ebm_traj.core.backends import SamplerBackend, backend
+from ebm_traj.core.backends import SamplerBackend, backend, is_recording
 from ebm_traj.core.energy import EnergyOfX, energy_and_gradient
 from ebm_traj.core.gradients import BoundEnergy, MLPForm, mlp_form
 from ebm_traj.core.noise import NoiseSource, exact_noise, quick_noise
@@ -194,10 +194,14 @@ def _in_one_launch(
 ) -> Chain:
     from ebm_traj.core.triton_chain import triton_langevin
 
-    generator = generator or torch.cuda.default_generators[start.device.index or 0]
-    # the generator's place is known to the host: nothing waits for the device
-    seed = derive_seed(generator.initial_seed(), generator.get_offset())
-    generator.set_offset(generator.get_offset() + 4)
+    seed: int | Tensor
+    if is_recording():  # a seed of the host's would be the same in each replay
+        seed = torch.empty((), dtype=torch.int64, device=start.device).random_(generator=generator)
+    else:
+        generator = generator or torch.cuda.default_generators[start.device.index or 0]
+        # the generator's place is known to the host: nothing waits for the device
+        seed = derive_seed(generator.initial_seed(), generator.get_offset())
+        generator.set_offset(generator.get_offset() + 4)
     return triton_langevin(cast(MLPForm, mlp_form(energy)), start.detach(), config, scale=scale, seed=seed)
 
 

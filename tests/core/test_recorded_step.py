@@ -9,10 +9,13 @@ import torch
 from torch import nn
 
 from ebm_traj.benchmarks.train import Data, StepSettings, recorded_step
+from ebm_traj.core import langevin as langevin_module
+from ebm_traj.core import triton_chain
+from ebm_traj.core.backends import recording
 from ebm_traj.core.combined import CombinedObjective, Part
 from ebm_traj.core.contrastive import ContrastiveConfig, ContrastiveDivergence
 from ebm_traj.core.energy import Energy
-from ebm_traj.core.langevin import LangevinConfig
+from ebm_traj.core.langevin import Chain, LangevinConfig
 from ebm_traj.core.objectives import Batch, Objective, Regression
 from ebm_traj.core.proposal import NoiseProposal
 from ebm_traj.core.recorded_step import WARM_UP, RecordedStep
@@ -288,10 +291,30 @@ def test_models_of_trajectories_are_trained_by_recorded_steps(toy, tmp_path, mon
     torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
 
 
-def test_the_benchmark_times_replays():
+def test_a_launch_that_is_recorded_takes_its_seed_from_the_device(monkeypatch):
+    # a seed that Python draws would be the same in every replay
+    def launch(form, start, config, *, scale, seed):
+        return Chain(x=start + seed % 1000, acceptance=torch.ones(()))
+
+    monkeypatch.setattr(triton_chain, "triton_langevin", launch)
+    own, start = torch.Generator(), torch.zeros(2)
+
+    def run(*static, generator):
+        return (langevin_module._in_one_launch(SmallEnergy(), start, LangevinConfig(), None, generator).x,)
+
+    with recording():
+        replay = capture(run, (), own.manual_seed(0))
+    walked = [replay()[0].clone() for _ in range(4)]
+    assert len({float(x[0]) for x in walked}) == 4
+    own.manual_seed(0)
+    assert replay()[0].equal(walked[0])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_benchmark_times_replays(device):
     settings = StepSettings(batch=20, size=3, window=2, width=8, depth=2, steps=2, buffer=40, data=100)
-    data = Data(settings, "cpu", 0)
-    taken = recorder("cpu", True)
+    data = Data(settings, device, 0)
+    taken = recorder(device, True)
     step = recorded_step(settings, data, 0, taken)
     assert taken.works and taken._replay is not None
     losses = {float(step()) for _ in range(10)}  # batches and noise are new ones in each replay
