@@ -34,6 +34,20 @@ def require_window(window: Tensor, frames: int, size: int) -> None:
         raise InputError(f"window: shape {tuple(window.shape)}; accepted is (batch, {frames}, {size})")
 
 
+def require_frame(name: str, frame: Tensor, batch: int, size: int) -> None:
+    """A frame is (batch, size)."""
+    require_tensor(name, frame)
+    if tuple(frame.shape) != (batch, size):
+        raise InputError(f"{name}: shape {tuple(frame.shape)}; accepted is ({batch}, {size})")
+
+
+def require_taken(actions: Tensor, batch: int, width: int, size: int) -> None:
+    """The actions of a window are (batch, width, size)."""
+    require_tensor("actions", actions)
+    if tuple(actions.shape) != (batch, width, size):
+        raise InputError(f"actions: shape {tuple(actions.shape)}; accepted is {(batch, width, size)}")
+
+
 def require_futures(futures: Tensor, batch: int, size: int) -> None:
     """Futures are (batch, samples, horizon, size)."""
     require_tensor("futures", futures)
@@ -43,8 +57,10 @@ def require_futures(futures: Tensor, batch: int, size: int) -> None:
         )
 
 
-def last_past_actions(past_actions: Tensor | None, batch: int, history: int, size: int) -> Tensor:
-    """The last `history` of past actions (batch, `history` or more, size), which must be finite."""
+def last_past_actions(
+    past_actions: Tensor | None, batch: int, history: int, size: int, finite: bool = True
+) -> Tensor:
+    """The last `history` of past actions (batch, `history` or more, size), finite if that is asked for."""
     wanted = f"({batch}, {history}, {size})"
     if past_actions is None:
         raise InputError(f"past_actions: this model sees past actions, {wanted}, and was given none")
@@ -53,7 +69,7 @@ def last_past_actions(past_actions: Tensor | None, batch: int, history: int, siz
     fits = len(shape) == 3 and shape[0] == batch and shape[2] == size
     if not fits or shape[1] < history:
         raise InputError(f"past_actions: shape {shape}; accepted is {wanted}")
-    if not torch.isfinite(past_actions[:, -history:]).all():
+    if finite and not torch.isfinite(past_actions[:, -history:]).all():
         raise InputError("past_actions: hold NaN or infinite values")
     return past_actions[:, -history:]
 

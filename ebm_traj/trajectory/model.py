@@ -21,7 +21,10 @@ from ebm_traj.trajectory.inputs import (
     last_past_actions,
     require_actions,
     require_context,
+    require_frame,
     require_futures,
+    require_taken,
+    require_tensor,
     require_window,
     required_actions,
 )
@@ -291,6 +294,12 @@ class TrajectoryModel(nn.Module):
         """
         if self.conditioning == "states":
             raise InputError("predict: the model predicts without actions; accepted are actions and joint")
+        require_tensor("actions", actions)
+        if actions.dim() != 4:
+            raise InputError(
+                f"actions: shape {tuple(actions.shape)}; accepted is "
+                f"({len(context)}, samples, horizon, {self.action_size})"
+            )
         horizon, count = actions.shape[2], actions.shape[1]
         with torch.set_grad_enabled(actions.requires_grad and torch.is_grad_enabled()):
             return self._sample(context, horizon, count, actions, past_actions, None, expected=True)[0]
@@ -392,10 +401,17 @@ class TrajectoryModel(nn.Module):
     ) -> Tensor:
         """Energy (B,) of raw windows (B, C + W, D), with actions (B, W, A) if conditioned on or joint.
 
-        `past_actions` (B, K, A) for models that see them, see `sample`.
+        `past_actions` (B, K or more, A) for models that see them, see `sample`. Where something holds NaN, so
+        does the energy. Raises InputError on wrong shapes.
         """
         require_window(window, self.context_frames + self.window_frames, self.spec.size)
         window = window.to(self.device, torch.float32)
+        if actions is not None and self.conditioning != "states":
+            require_taken(actions, len(window), self.window_frames, self.action_size)
+            actions = actions.to(window)
+        if past_actions is not None and self.action_history:
+            seen = last_past_actions(past_actions, len(window), self.action_history, self.action_size, False)
+            past_actions = seen.to(window)
         context, future = window[:, : self.context_frames], window[:, self.context_frames :]
         condition = self.condition(context, actions, past_actions)
         return self._window_energy(self.encode(context, future, actions), condition)
@@ -414,6 +430,10 @@ class TrajectoryModel(nn.Module):
         """
         require_context(context, self.context_frames, self.spec.size)
         require_futures(futures, len(context), self.spec.size)
+        if actions is None and self.conditioning != "states":
+            raise InputError(
+                f"actions: this model's conditioning is '{self.conditioning}'; it was given none"
+            )
         batch, samples, horizon, _ = futures.shape
         futures = futures.to(self.device, torch.float32)
         if actions is not None:
@@ -440,12 +460,14 @@ class TrajectoryModel(nn.Module):
     def act(self, context: Tensor, next_frame: Tensor) -> Tensor:
         """Action (B, A), inside the box, that should lead from context (B, C, D) to next_frame (B, D).
 
-        Raises InputError for models that know or sample actions themselves.
+        Raises InputError for models that know or sample actions themselves, and on wrong shapes.
         """
         if self.inverse is None:
             raise InputError(
                 f"model: its conditioning is '{self.conditioning}'; only 'states' has inverse dynamics"
             )
+        require_context(context, self.context_frames, self.spec.size)
+        require_frame("next_frame", next_frame, len(context), self.spec.size)
         context = context.to(self.device, torch.float32)
         following = self._frame_coordinates(context, next_frame.to(self.device, torch.float32)[:, None])
         return self.unscale_actions(

@@ -170,12 +170,34 @@ def test_missing_or_wrong_past_actions_are_named(model):
         model.sample(CONTEXT, 1, 1, past_actions=torch.full((1, 1, 2), float("nan")))
 
 
+def test_the_energy_names_what_does_not_fit(model):
+    states, actions = draw(model, 2)
+    window = torch.cat([CONTEXT.expand(2, -1, -1), states[0]], dim=1)
+    taken, past = actions[0], BEFORE.expand(2, -1, -1)
+    expected = model.energy(window, taken, past)
+    assert torch.equal(model.energy(window.double(), taken.double(), past.double()), expected)
+    longer = torch.cat([torch.zeros_like(past), past], 1)  # the last ones count, as where one samples
+    assert torch.equal(model.energy(window, taken, longer), expected)
+    with pytest.raises(InputError, match=r"actions: shape \(2, 2, 2\); accepted is \(2, 1, 2\)"):
+        model.energy(window, taken.repeat(1, 2, 1), past)
+    with pytest.raises(InputError, match=r"past_actions: shape \(1, 1, 2\); accepted is \(2, 1, 2\)"):
+        model.energy(window, taken, past[:1])
+    with pytest.raises(InputError, match="actions: this model's conditioning is 'joint'; it was given none"):
+        model.path_energy(CONTEXT, states, None, BEFORE)
+    with pytest.raises(
+        InputError, match=r"actions: shape \(2, 1, 2\); accepted is \(1, samples, horizon, 2\)"
+    ):
+        model.predict(CONTEXT, taken, past_actions=BEFORE)
+
+
 def test_only_joint_models_sample_actions_and_only_models_of_states_infer_them(model, toy, tmp_path):
     with pytest.raises(InputError, match="only 'states' has inverse dynamics"):
         model.act(CONTEXT, CONTEXT[:, -1])
     baseline = fit(toy, tmp_path / "fc", "fc", FCConfig(NETWORK, 64), "states", 5)
     with pytest.raises(InputError, match="only 'joint' samples actions"):
         baseline.sample_with_actions(CONTEXT, 1, 1)
+    with pytest.raises(InputError, match=r"next_frame: shape \(1, 1, 7\); accepted is \(1, 7\)"):
+        baseline.act(CONTEXT, CONTEXT[:, -1:])
 
 
 @pytest.mark.parametrize("width", [1, 3])
