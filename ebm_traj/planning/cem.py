@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ebm_traj.errors import InputError
 from ebm_traj.planning.descent import DescentConfig, descend
-from ebm_traj.planning.energies import FutureEnergy, named, total
+from ebm_traj.planning.energies import FutureEnergy, named, total, unknown_last
 from ebm_traj.planning.following import follow
 from ebm_traj.planning.plan import Plan, late
 from ebm_traj.trajectory.model import TrajectoryModel
@@ -194,7 +194,7 @@ class CEMPlanner:
         wish = total(self.energies, futures.flatten(0, 1)).view(*actions.shape[:2], -1).mean(2)
         if not weight:
             return wish
-        return wish + weight * self._energy(context, past_actions, futures, actions)
+        return unknown_last(wish + weight * self._energy(context, past_actions, futures, actions))
 
     def _energy(self, context: Tensor, past_actions: Tensor, futures: Tensor, actions: Tensor) -> Tensor:
         """The prior's energy (B, M) of plans with futures (B, M P, H, D), actions (B, M, H, A)."""

@@ -148,6 +148,11 @@ def total(energies: Mapping[str, FutureEnergy], states: Tensor) -> Tensor:
     return added
 
 
+def unknown_last(values: Tensor) -> Tensor:
+    """Values of which the least is chosen, with infinity for NaN: the energy of a future that ran away."""
+    return values.masked_fill(values.isnan(), torch.inf)
+
+
 def quaternion_angle(p: Tensor, q: Tensor) -> Tensor:
     """Angle (...,) in radians between rotations (..., 4); p and -p are the same."""
     inner = (torch.nn.functional.normalize(p, dim=-1) * torch.nn.functional.normalize(q, dim=-1)).sum(-1)

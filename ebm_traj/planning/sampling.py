@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ebm_traj.core.langevin import LangevinConfig, langevin
 from ebm_traj.errors import InputError
-from ebm_traj.planning.energies import FutureEnergy, named, total
+from ebm_traj.planning.energies import FutureEnergy, named, total, unknown_last
 from ebm_traj.planning.following import follow
 from ebm_traj.planning.plan import Plan, late
 from ebm_traj.trajectory.model import TrajectoryModel
@@ -361,7 +361,7 @@ class SamplingPlanner:
         model = self.model
         if self.energies or not model.has_energy or found.states.shape[2] < model.window_frames:
             return found.wish
-        return model.path_energy(context, found.states, found.actions, past)
+        return unknown_last(model.path_energy(context, found.states, found.actions, past))
 
     # --- actions ----------------------------------------------------------------------------------------
 

@@ -264,6 +264,25 @@ def test_cem_weighs_the_priors_energy_against_the_wish(particles):
         CEMConfig(energy_weight=-1.0)
 
 
+class Torn(Slow):
+    """Nothing is known of its energy where a goes to the right at first."""
+
+    def path_energy(self, context, futures, actions=None, past_actions=None):
+        known = super().path_energy(context, futures, actions, past_actions)
+        return torch.where(actions[..., 0, 0] > 0, torch.nan, known)
+
+
+def test_plans_of_unknown_energy_are_chosen_last():
+    config = CEMConfig(rounds=2, futures=16, horizon=4, energy_weight=0.1)
+    for planner in (
+        CEMPlanner(Torn(), config, to(-1.0, 0.0)),
+        SamplingPlanner(Torn(), PlannerConfig(futures=16, horizon=4, method="shooting")),
+    ):
+        plan = plan_with(planner, batch=8)
+        assert plan.energies[torch.arange(8), plan.chosen].isfinite().all()
+        assert (plan.chosen_actions()[:, 0, 0] <= 0).all()
+
+
 @pytest.mark.parametrize("average", [False, True])
 def test_cem_descends_from_what_it_sampled(average):
     """To the closed form of the test above, which eight samples come nowhere near."""
