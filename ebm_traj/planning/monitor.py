@@ -126,14 +126,15 @@ class Monitor:
         """Take in one step and return its surprise, that of the whole state, in standard deviations.
 
         `next_frame` (D,) followed the context (C, D) after `action` (A,); `past_actions` (K, A) led to the
-        context's last frame. A leading dimension of one is accepted. Raises InputError for other shapes.
+        context's last frame. A leading dimension of one is accepted. A step with a NaN or infinity, and one
+        so far off that the model's answer is none, is infinitely surprising, and counts as the most that a
+        step may. Raises InputError for other shapes.
         """
         step = [
             self._one(value, dims)
             for value, dims in ((context, 2), (next_frame, 1), (action, 1), (past_actions, 2))
         ]
-        scores = self.score(*step).cpu().double().numpy()[0]  # type: ignore[arg-type]
-        standard = self.standard(scores)
+        standard = self.standard(self._scored(*step)[0])  # type: ignore[arg-type]
         self.sums = self._add(self.sums, standard)
         return float(standard[0])
 
@@ -149,6 +150,12 @@ class Monitor:
                 f"monitor: shape {tuple(tensor.shape)}; accepted is one step of {dims} dimensions"
             )
         return tensor
+
+    def _scored(self, *step: Tensor | None) -> Array:
+        """Scores (B, K) of steps; infinite where a step or what the model makes of it is no number."""
+        found = self.score(*step)  # type: ignore[arg-type]
+        known = torch.stack([part.flatten(1).isfinite().all(1) for part in step if part is not None]).all(0)
+        return found.masked_fill(found.isnan() | ~known[:, None], math.inf).cpu().double().numpy()
 
     # --- whole episodes -----------------------------------------------------------------------------------
 
@@ -168,15 +175,20 @@ class Monitor:
         episodes, steps = done.shape[:2]
         first = np.broadcast_to(0 if begin is None else np.asarray(begin), episodes)
         last = np.broadcast_to(steps if end is None else np.asarray(end), episodes)
-        least = max(self.model.context_frames - 1, self.model.action_history)
+        least = self._least
         found = np.full((episodes, steps, len(self.score.names)), np.nan)
         time = np.arange(steps)
         chosen = (time >= np.maximum(first, least)[:, None]) & (time < last[:, None])
         rows = np.argwhere(chosen)
         for i in range(0, len(rows), ROWS):
             n, t = rows[i : i + ROWS].T
-            found[n, t] = self.score(*self._steps(frames, done, n, t)).cpu().double().numpy()
+            found[n, t] = self._scored(*self._steps(frames, done, n, t))
         return found
+
+    @property
+    def _least(self) -> int:
+        """Steps of an episode before the model knows what it looks at."""
+        return max(self.model.context_frames - 1, self.model.action_history)
 
     def _steps(
         self, frames: Tensor, done: Tensor, n: NDArray[np.intp], t: NDArray[np.intp]
@@ -230,10 +242,16 @@ class Monitor:
         levels in the n others, k = ceil((n + 1) (1 - rate)): a further fault-free episode of as many steps
         exceeds it with at most this probability (split conformal prediction, Vovk et al. 2005).
 
-        Raises InputError for a rate outside (0, 1) or too few episodes for it.
+        Raises InputError for a rate outside (0, 1), too few episodes for it, too short ones, or a NaN.
         """
         require_calibration(len(states), false_alarm_rate)  # type: ignore[arg-type]
         frames, done = self._check(states, actions)
+        if done.shape[1] <= self._least:
+            raise InputError(f"calibration: episodes of {done.shape[1]} steps; needed are {self._least + 1}")
+        whole = frames.flatten(1).isfinite().all(1) & done.flatten(1).isfinite().all(1)
+        if not whole.all():
+            broken = int(whole.logical_not().nonzero()[0])
+            raise InputError(f"calibration: episode {broken} holds NaN or infinite values")
         half = len(done) // 2
         rest = len(done) - half
         rank = alarm_rank(rest, false_alarm_rate)
@@ -316,8 +334,7 @@ class Monitor:
 
     def _fit_errors(self, score: ErrorScore, frames: Tensor, done: Tensor) -> None:
         steps = done.shape[1]
-        least = max(self.model.context_frames - 1, self.model.action_history)
-        rows = np.array([(n, t) for n in range(len(done)) for t in range(least, steps)])
+        rows = np.array([(n, t) for n in range(len(done)) for t in range(self._least, steps)])
         parts = [
             score.errors(*self._steps(frames, done, *rows[i : i + ROWS].T)) for i in range(0, len(rows), ROWS)
         ]

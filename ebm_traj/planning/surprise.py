@@ -319,8 +319,10 @@ def _staged_proposal(model: TrajectoryEBM) -> MixtureProposal:
 
 
 def draw(mixture: Mixture, count: int, generator: torch.Generator | None) -> Tensor:
-    """`count` draws (B, M, P) from each row's mixture."""
-    picked = torch.multinomial(mixture.log_weights.exp(), count, replacement=True, generator=generator)
+    """`count` draws (B, M, P) from each row's mixture; NaN where its numbers are none."""
+    weights = mixture.log_weights.exp()
+    known = weights.isfinite().all(1, keepdim=True)
+    picked = torch.multinomial(torch.where(known, weights, 1.0), count, replacement=True, generator=generator)
     index = picked[..., None].expand(-1, -1, mixture.means.shape[-1])
     means, scales = mixture.means.gather(1, index), mixture.log_scales.gather(1, index).exp()
     return means + scales * torch.empty_like(means).normal_(generator=generator)

@@ -213,6 +213,11 @@ def test_the_last_of_an_energys_scores_is_minus_log_q_as_it_is():
     torch.testing.assert_close(score(*steps)[:, -1], LikelihoodScore(model)(*steps)[:, 0])
 
 
+def with_a_nan(states, actions):
+    states[7, 3, 1] = np.nan
+    return states, actions
+
+
 def test_steps_one_by_one_give_what_whole_episodes_give():
     model = gaussian()
     states, actions = episodes(60, steps=12)
@@ -234,6 +239,28 @@ def test_steps_one_by_one_give_what_whole_episodes_give():
     assert monitor.alarm
     monitor.reset()
     assert monitor.level == 0 and not monitor.alarm
+
+
+@pytest.mark.parametrize("make_model", [gaussian, lambda: ebm("joint")])
+@pytest.mark.parametrize("broken", [np.nan, np.inf, 1e30])
+def test_an_observation_that_is_no_number_raises_the_alarm(make_model, broken):
+    model = make_model()
+    states, actions = episodes(60, steps=12)
+    score = EnergyScore(model) if isinstance(model, TrajectoryEBM) else ErrorScore(model)
+    monitor = Monitor(model, score).calibrate(states, actions, 0.3)
+    states = states[:2].copy()
+    states[1, 6:] = broken
+    expected = monitor.surprise(states, actions[:2])[1]
+    assert np.isposinf(expected[5:]).all() and np.isfinite(expected[FRAMES - 1 : 5]).all()
+    level = 0.0
+    for t in range(5, 12):
+        past = actions[1, max(0, t - FRAMES + 1) : t]
+        assert math.isinf(
+            monitor.update(states[1, t + 1 - FRAMES : t + 1], states[1, t + 1], actions[1, t], past)
+        )
+        assert level < monitor.level < math.inf
+        level = monitor.level
+    assert monitor.alarm and np.isfinite(monitor.levels(states, actions[:2])).all()
 
 
 def test_scores_are_only_of_the_steps_asked_for():
@@ -267,6 +294,14 @@ def test_every_kind_of_model_has_a_surprise():
             "30 episodes; a false alarm rate of 0.05 needs 37",
         ),
         (lambda: Monitor(gaussian()).calibrate(*episodes(30), 1.0), "accepted are numbers between 0 and 1"),
+        (
+            lambda: Monitor(gaussian()).calibrate(*episodes(40, steps=2)),
+            "episodes of 2 steps; needed are 3",
+        ),
+        (
+            lambda: Monitor(gaussian()).calibrate(*with_a_nan(*episodes(40))),
+            "episode 7 holds NaN or infinite values",
+        ),
         (lambda: surprise(gaussian(), np.zeros((2, 5, STATE)), np.zeros((2, 5, ACTION))), "states (2, 5, 4)"),
         (lambda: Monitor(gaussian()).update(np.zeros((FRAMES, STATE)), np.zeros(STATE)), "no action"),
         (
