@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ebm_traj.datasets.hdf5 import digest, open_hdf5, read_array, write_hdf5
+from ebm_traj.datasets.recording import Recording
+from ebm_traj.datasets.splits import Split, split_code
 from ebm_traj.errors import InputError
 from ebm_traj.spec import StateSpec
 
@@ -70,3 +72,35 @@ class Branches:
         spec = StateSpec.from_json(attributes.pop("spec"))
         settings = {name: attributes[name] for name in attributes if not name.startswith("format")}
         return cls(**arrays, spec=spec, settings=settings)
+
+
+def require_branches_of(branches: Branches, recording: Recording, split: Split | None = None) -> None:
+    """InputError, naming what is not as it was, unless the moments are of this recording (and split).
+
+    Seeds are often the same, so the frames up to each moment are compared, to the bit.
+    """
+    if (difference := branches.spec.difference(recording.spec)) is not None:
+        raise InputError(f"branches do not fit the data set: they differ, {difference}")
+    for name, of in (("seed", recording.manifest.run_seed), ("env_id", recording.env_id)):
+        found = branches.settings.get("run_seed" if name == "seed" else name, of)
+        if found != of:
+            raise InputError(f"branches are of a data set of {name} {found}; this one's is {of}")
+    rows = recording.rows_of(branches.episode)
+    here = rows >= 0
+    if split is not None:
+        here &= recording.split[rows] == split_code(split)
+    again = "they are of another data set; make them again (collect.py --branches)"
+    if not here.all():
+        where = (
+            f"episodes of {recording.folder}" if split is None else f"{split} episodes of {recording.folder}"
+        )
+        raise InputError(f"branches: episode {branches.episode[~here][0]} is none of the {where}: {again}")
+    frames = branches.contexts.shape[1]
+    starts = recording.offsets[rows] + branches.t - (frames - 1)
+    recorded, _ = recording.read_windows(starts, frames)
+    same = (recorded == branches.contexts).all((1, 2))
+    if not same.all():
+        raise InputError(
+            f"branches: the frames of episode {branches.episode[~same][0]} are not those of "
+            f"{recording.folder}: {again}"
+        )

@@ -158,6 +158,14 @@ class Recording:
             raise InputError(f"{self.folder}: none of its {len(self.split)} episodes is in the {split} split")
         return rows
 
+    def rows_of(self, episodes: ArrayLike) -> NDArray[np.intp]:
+        """Rows (n,) of episodes by their numbers in the run (n,); -1 for those that are not there."""
+        numbers = np.asarray(episodes, dtype=np.int64)
+        order = np.argsort(self.episode)
+        place = np.searchsorted(self.episode, numbers, sorter=order)
+        rows = order[np.minimum(place, self.num_episodes - 1)]
+        return np.where(self.episode[rows] == numbers, rows, -1)
+
     def load(self, split: Split | None = None) -> Episodes:
         """All episodes of a split (of all splits if None) in memory.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ebm_traj.cli import run
 from ebm_traj.core.backends import SamplerBackend, set_backend
-from ebm_traj.datasets.branches import BRANCHES_FILE, Branches
+from ebm_traj.datasets.branches import BRANCHES_FILE, Branches, require_branches_of
 from ebm_traj.datasets.recording import Recording
 from ebm_traj.errors import InputError
 from ebm_traj.output import require_folder
@@ -137,6 +137,7 @@ def find_branches(args: Args, recording: Recording, frames: int) -> Branches:
     found = Branches.load(stored)
     if (found.settings["run_seed"], found.settings["split"]) != (recording.manifest.run_seed, "test"):
         raise InputError(f"{stored}: not from test episodes of this data set; remove it or make it again")
+    require_branches_of(found, recording, "test")
     contexts, many, steps = found.futures.shape[:3]
     if args.horizon > steps or args.contexts > contexts or many < 4 or found.contexts.shape[1] < frames:
         raise InputError(

@@ -134,7 +134,7 @@ class Monitor:
             self._one(value, dims)
             for value, dims in ((context, 2), (next_frame, 1), (action, 1), (past_actions, 2))
         ]
-        standard = self.standard(self._scored(*step)[0])  # type: ignore[arg-type]
+        standard = self.standard(self._scored(*step)[0])
         self.sums = self._add(self.sums, standard)
         return float(standard[0])
 

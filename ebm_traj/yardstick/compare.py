@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ebm_traj.datasets.branches import Branches
+from ebm_traj.datasets.branches import Branches, require_branches_of
 from ebm_traj.datasets.recording import Recording
 from ebm_traj.datasets.splits import Split, split_code
 from ebm_traj.errors import InputError
@@ -126,9 +126,7 @@ def past_actions(recording: Recording, branches: Branches, context: int) -> Arra
     """The actions (B, C - 1, A) between the last C frames of each context of the branches."""
     if context == 1:
         return np.zeros((len(branches.t), 0, recording.action_size), dtype=np.float32)
-    order = np.argsort(recording.episode)
-    rows = order[np.searchsorted(recording.episode, branches.episode, sorter=order)]
-    starts = recording.offsets[rows] + branches.t - (context - 1)
+    starts = recording.offsets[recording.rows_of(branches.episode)] + branches.t - (context - 1)
     return recording.read_windows(starts, context)[1][:, : context - 1]
 
 
@@ -231,7 +229,7 @@ def compare(
         past = episodes.past[:count]
         taken = simulator_actions = episodes.actions[:count, None]
     else:
-        _check_branches(recording, branches, context_frames(models))
+        _check_branches(recording, branches, context_frames(models), split)
         present, true_futures = branches.contexts, branches.futures
         past = past_actions(recording, branches, context_frames(models))
         futures = branches.futures.shape[1] // 2
@@ -314,13 +312,8 @@ def _require_followers(models: Mapping[str, Any]) -> None:
             )
 
 
-def _check_branches(recording: Recording, branches: Branches, frames: int) -> None:
-    difference = branches.spec.difference(recording.spec)
-    if difference is not None:
-        raise InputError(f"branches do not fit the data set: they differ, {difference}")
-    seed = recording.manifest.run_seed
-    if (of := branches.settings.get("run_seed", seed)) != seed:
-        raise InputError(f"branches are of a data set of seed {of}; this one's is {seed}")
+def _check_branches(recording: Recording, branches: Branches, frames: int, split: Split) -> None:
+    require_branches_of(branches, recording, split)
     contexts, futures = branches.futures.shape[:2]
     if contexts < 2 or futures < 4 or branches.contexts.shape[1] < frames:
         raise InputError(

@@ -242,8 +242,24 @@ def test_bad_input_is_refused_in_one_line(world, tmp_path):
     fails("5 frames", {"m": world.model(context_frames=5)}, branches=world.branches)
     strange = dataclasses.replace(world.branches, settings={"run_seed": 99})
     fails("branches are of a data set of seed 99", branches=strange)
+    strange = dataclasses.replace(world.branches, settings={"env_id": "Pusher-v5"})
+    fails("branches are of a data set of env_id Pusher-v5", branches=strange)
+    # of another data set of the same seed
+    contexts = world.branches.contexts.copy()
+    contexts[7, 0, 0] += 1e-3
+    strange = dataclasses.replace(world.branches, contexts=contexts)
+    fails(f"the frames of episode {strange.episode[7]} are not those of .*make them again", branches=strange)
+    for episode, where in ((10**6, "test episodes"), (_of_split(world.recording, "train"), "test episodes")):
+        episodes = world.branches.episode.copy()
+        episodes[3] = episode
+        strange = dataclasses.replace(world.branches, episode=episodes)
+        fails(f"episode {episode} is none of the {where}", branches=strange)
     with pytest.raises(InputError, match="no run"):
         compare(world.recording, {})
+
+
+def _of_split(recording, split):
+    return int(recording.episode[recording.episode_rows(split)[0]])
 
 
 def _cut(branches, futures):
