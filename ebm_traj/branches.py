@@ -57,6 +57,8 @@ def simulate_branches(
     ):
         if value < 1:
             raise InputError(f"{name}: {value}; needs 1 or more")
+    if seed < 0:
+        raise InputError(f"branches: seed {seed}; accepted are 0 and more")
     moments = _draw_moments(recording, contexts, context_frames, seed, split)
     _require_same_simulator(recording)
     verify_branches(recording, moments[:VERIFIED], horizon, num_threads=num_threads)

@@ -114,6 +114,12 @@ def next_step(*words: object) -> str:
     return "next: " + shlex.join(str(word) for word in words)
 
 
+def require_seed(option: str, seed: int) -> None:
+    """InputError unless a seed is one that numpy takes."""
+    if seed < 0:
+        raise InputError(f"{option} {seed}: accepted are 0 and more")
+
+
 def json_object(option: str, text: str) -> dict[str, Any]:
     """The JSON object given to a command-line option; InputError if it is something else."""
     try:

@@ -5,7 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from ebm_traj.cli import pick_device, run
+from ebm_traj.cli import pick_device, require_seed, run
 from ebm_traj.core.backends import SamplerBackend, set_backend
 from ebm_traj.datasets.branches import BRANCHES_FILE, Branches
 from ebm_traj.datasets.recording import Recording
@@ -53,6 +53,7 @@ def main(args: Args) -> None:
     set_backend(args.sampler_backend)
 
     require_folder(args.out, ("scores.json",), overwrite=args.overwrite)
+    require_seed("--seed", args.seed)
     for name in ("contexts", "futures", "rollouts", "branch_steps"):
         value = getattr(args, name)
         if value is not None and value < 2:

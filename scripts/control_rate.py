@@ -64,6 +64,8 @@ def main(args: Args) -> None:
         plan.append(result.plan_ms[args.warm :])
         whole.append(result.plan_ms[args.warm :] + result.step_ms[args.warm :])
     env.close()
+    if not sum(map(len, plan)):
+        raise InputError(f"--warm {args.warm}: no episode has more steps; accepted are fewer")
     for name, parts in (("planning", plan), ("planning and environment", whole)):
         p50, p99 = np.percentile(np.concatenate(parts), (50, 99))
         print(f"{name}: {p50:.1f} ms (p50), {p99:.1f} ms (p99)")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from ebm_traj.atomic import write_atomically
-from ebm_traj.cli import json_object, run
+from ebm_traj.cli import json_object, require_seed, run
 from ebm_traj.core.backends import SamplerBackend, set_backend
 from ebm_traj.errors import InputError
 from ebm_traj.output import require_file
@@ -63,10 +63,13 @@ def main(args: Args) -> None:
     set_backend(args.sampler_backend)
     if args.json is not None:
         require_file(args.json, "--json", overwrite=args.overwrite, endings=(".json",))
-    if args.seed < 0:
-        raise InputError(f"--seed {args.seed}: accepted are 0 and more")
+    require_seed("--seed", args.seed)
     if args.episodes < 1:
         raise InputError(f"--episodes {args.episodes}: accepted are 1 and more")
+    if args.steps < 1:
+        raise InputError(f"--steps {args.steps}: accepted are 1 and more")
+    if args.threads is not None and args.threads < 1:
+        raise InputError(f"--threads {args.threads}: accepted are 1 and more")
     if args.planner in args.against:
         raise InputError(f"--against {args.planner}: that is the planner itself; accepted are the others")
 
@@ -85,7 +88,7 @@ def main(args: Args) -> None:
     from ebm_traj.trajectory.files import load
     from ebm_traj.trajectory.model import TrajectoryModel
 
-    if args.threads:
+    if args.threads is not None:
         torch.set_num_threads(args.threads)
     env_kwargs = json_object("--env-kwargs", args.env_kwargs)
     require_lockstep(args.env, env_kwargs, args.steps)
@@ -105,6 +108,8 @@ def main(args: Args) -> None:
     else:
         planner = SamplingPlanner(model, args.sampling, {"goal": wish})
     joint = prior or model
+    if args.planner == "first" and model.conditioning != "joint":
+        raise InputError("--planner first: needed is a joint model, as --model")
     if "first" in args.against and joint.conditioning != "joint":
         raise InputError("--against first: needed is a joint model, as --model or as --prior")
 

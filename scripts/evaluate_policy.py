@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ebm_traj.atomic import write_atomically
-from ebm_traj.cli import json_object, run
+from ebm_traj.cli import json_object, require_seed, run
 from ebm_traj.envs.behaviour import NoiseSettings, RandomSettings, make_policy, policy_record
 from ebm_traj.envs.expert import ExpertSettings
 from ebm_traj.envs.trained import TrainedSettings
-from ebm_traj.errors import InputError
 from ebm_traj.output import require_file
 
 
@@ -52,8 +51,7 @@ def main(args: Args) -> None:
 
     if args.json is not None:
         require_file(args.json, "--json", overwrite=args.overwrite, endings=(".json",))
-    if args.seed < 0:
-        raise InputError(f"--seed {args.seed}: accepted are 0 and more")
+    require_seed("--seed", args.seed)
     env_kwargs = json_object("--env-kwargs", args.env_kwargs)
     require_lockstep(args.env, env_kwargs, args.steps)
     record = policy_record(args.policy, getattr(args, args.policy), NoiseSettings(args.noise_every))

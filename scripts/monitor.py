@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from ebm_traj.cli import json_object, run
+from ebm_traj.cli import json_object, require_seed, run
 from ebm_traj.errors import InputError
 from ebm_traj.output import require_folder
 
@@ -130,6 +130,8 @@ def check(args: Args) -> None:
             f"--earliest {args.earliest} --latest {args.latest}: accepted are steps from 0 to "
             f"{args.steps - args.within}, so that {args.within} of {args.steps} steps remain"
         )
+    require_seed("--seed", args.seed)
+    require_seed("--calibration-seed", args.calibration_seed)
     test = range(args.seed, args.seed + args.episodes)
     validation = range(args.calibration_seed, args.calibration_seed + args.calibration_episodes)
     if max(test.start, validation.start) < min(test.stop, validation.stop):

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from ebm_traj.cli import pick_device, run
+from ebm_traj.cli import pick_device, require_seed, run
 from ebm_traj.datasets.branches import BRANCHES_FILE, Branches
 from ebm_traj.datasets.recording import Recording
 from ebm_traj.errors import InputError
@@ -62,6 +62,7 @@ class Args:
 def main(args: Args) -> None:
     """Draw every score of an energy model against the gradients that its sampler takes."""
     require_new(args.out, resumable=False)
+    require_seed("--seed", args.seed)
     for name in ("contexts", "futures", "rollouts", "branch_steps"):
         value = getattr(args, name)
         if value is not None and value < 2:

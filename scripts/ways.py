@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ebm_traj.cli import run
+from ebm_traj.cli import require_seed, run
 from ebm_traj.core.backends import SamplerBackend, set_backend
 from ebm_traj.datasets.branches import BRANCHES_FILE, Branches, require_branches_of
 from ebm_traj.datasets.recording import Recording
@@ -116,6 +116,7 @@ def main(args: Args) -> None:
 
 def check(args: Args) -> None:
     """InputError for numbers that do not fit, before any work."""
+    require_seed("--seed", args.seed)
     for name, least in (("contexts", 2), ("horizon", 1), ("points", 1), ("afresh", 0)):
         if getattr(args, name) < least:
             raise InputError(f"--{name} {getattr(args, name)}: accepted are {least} and more")

@@ -97,6 +97,15 @@ class CEMPlanner:
                     "CEM energy weight: needs a joint model with an energy, as model or prior; without one "
                     "accepted is 0, for a descent too"
                 )
+        self.horizon = self.config.horizon
+        weighs = self.config.energy_weight or (
+            self.config.descent.steps and self.config.descent.energy_weight
+        )
+        if weighs and self.prior is not None and self.horizon < self.prior.window_frames:
+            raise InputError(
+                f"CEM energy weight: a horizon of {self.horizon} steps; the energy is of windows of "
+                f"{self.prior.window_frames}"
+            )
         self.context_frames = max(m.context_frames for m in (model, self.prior) if m is not None)
         self._mean: Tensor | None = None
 
@@ -121,7 +130,7 @@ class CEMPlanner:
             mean = last.expand(-1, config.horizon, -1)
         else:
             tail = mean[:, -1:].expand(-1, ahead, -1)
-            mean = torch.cat([mean[:, ahead:], tail], 1)
+            mean = torch.cat([mean[:, ahead:], tail], 1)[:, : config.horizon]
         spread = torch.full_like(mean, config.noise)
         prior, own = self.prior, int(config.prior_share * config.futures)
         rounds, settled = 0, True

@@ -131,7 +131,7 @@ def named(energies: Mapping[str, FutureEnergy] | FutureEnergy | None) -> dict[st
 def total(energies: Mapping[str, FutureEnergy], states: Tensor) -> Tensor:
     """Sum of the energies (M,) of states (M, H, D), infinite for what must not be.
 
-    Raises InputError that names the energy that gives another shape or NaN.
+    Raises InputError that names the energy that gives another shape, NaN or -infinity.
     """
     added = states.new_zeros(len(states))
     for name, energy in energies.items():
@@ -142,8 +142,9 @@ def total(energies: Mapping[str, FutureEnergy], states: Tensor) -> Tensor:
             raise InputError(
                 f"energy '{name}': gave shape {tuple(value.shape)}; accepted is ({len(states)},)"
             )
-        if bool(value.isnan().any()):
-            raise InputError(f"energy '{name}': gave NaN; accepted are numbers and infinity")
+        if bool((value.isnan() | value.isneginf()).any()):
+            gave = "NaN" if bool(value.isnan().any()) else "-infinity"
+            raise InputError(f"energy '{name}': gave {gave}; accepted are numbers and infinity")
         added = added + value
     return added
 

@@ -32,6 +32,11 @@ class PlanningPolicy:
     ) -> None:
         if replan_every < 1:
             raise InputError(f"replan_every: {replan_every}; accepted are 1 and more")
+        horizon = getattr(planner, "horizon", None)
+        if horizon is not None and replan_every > horizon:
+            raise InputError(
+                f"replan_every: {replan_every}; plans have {horizon} steps, more is not accepted"
+            )
         self.planner = planner
         self.spec = spec
         self.centre = np.asarray(action_centre, np.float32)

@@ -69,6 +69,10 @@ class PlannerConfig:
         for name in ("futures", "horizon", "rounds", "elites", "checks"):
             if getattr(self, name) < 1:
                 raise InputError(f"planner {name}: {getattr(self, name)}; accepted are 1 and more")
+        for name in ("resample_every", "langevin_steps"):
+            if getattr(self, name) < 0:
+                found = getattr(self, name)
+                raise InputError(f"planner {name.replace('_', ' ')}: {found}; accepted are 0 and more")
         for name in ("temperature", "noise", "wish_weight", "langevin_step_size"):
             if not getattr(self, name) > 0:
                 raise InputError(f"planner {name.replace('_', ' ')}: it must be above 0")
@@ -126,6 +130,12 @@ class SamplingPlanner:
             )
         if self.config.method in ("langevin", "both") and model.conditioning == "states":
             raise InputError("planner: Langevin over plans needs a joint or action-conditional model")
+        self.horizon = self.config.horizon
+        if self.config.method in ("langevin", "both") and self.horizon < model.window_frames:
+            raise InputError(
+                f"planner method '{self.config.method}': a horizon of {self.horizon} steps; the model's "
+                f"energy is of windows of {model.window_frames}"
+            )
         self.context_frames = model.context_frames
         self._last: Tensor | None = None
 
@@ -301,7 +311,8 @@ class SamplingPlanner:
         drawn = follow(self.model, context, past, actions, config.checks, generator)
         mean = self._wish(drawn.flatten(0, 1)).view(len(context), -1, config.checks).mean(2)
         # all others fall behind the ones that were checked, whatever sign energies have
-        behind = mean.amax(1, keepdim=True) + 1 + energies - energies.amin(1, keepdim=True)
+        after = (energies - energies.amin(1, keepdim=True)).nan_to_num(nan=0.0, posinf=torch.inf)
+        behind = mean.amax(1, keepdim=True) + 1 + after
         return behind.scatter(1, best, mean)
 
     def _walk(

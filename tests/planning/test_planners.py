@@ -120,6 +120,8 @@ def test_what_must_not_be_dies_out():
     assert float(plan.chosen_states()[:, -1, 0].max()) <= 0.1
     with pytest.raises(InputError, match="energy 'bad': gave NaN"):
         plan_with(SamplingPlanner(Point(), config, {"bad": lambda s: s[:, 0, 0] * torch.nan}))
+    with pytest.raises(InputError, match="energy 'bad': gave -infinity"):
+        plan_with(SamplingPlanner(Point(), config, {"bad": lambda s: s[:, 0, 0] - inf}))
 
 
 @pytest.mark.parametrize("offset", [0.0, -1000.0])
@@ -133,6 +135,9 @@ def test_only_what_was_checked_is_acted_on(offset):
     assert torch.equal(plans[0].chosen, plans[1].chosen)
     ranks = wish(plans[1].states.flatten(0, 1)).view(3, 8).argsort(1).argsort(1)
     assert bool((ranks.gather(1, plans[1].chosen[:, None]) < 2).all())
+    # where all must not be, none is better than another, and nothing is unknown
+    never = SamplingPlanner(Point(), config, lambda s: torch.full((len(s),), torch.inf))
+    assert plan_with(never).energies.isposinf().all()
 
 
 def test_an_action_conditional_model_is_planned_with_too():
@@ -192,6 +197,14 @@ def test_the_policy_reaches_the_goal_in_many_environments_at_once():
         assert actions.shape == (4, 2) and np.abs(actions).max() <= 1
         states = states + SPEED * actions
     assert np.linalg.norm(states - [0.5, 0.0], axis=1).max() < 0.2
+    with pytest.raises(InputError, match="replan_every: 7; plans have 6 steps"):
+        PlanningPolicy(planner, spec, np.zeros(2), replan_every=7)
+
+
+def test_cems_plans_keep_their_horizon_however_much_was_acted_on():
+    planner = CEMPlanner(Point(), CEMConfig(futures=8, horizon=3, rounds=1), to(1.0, 0.0))
+    for ahead in (0, 2, 5, 3):
+        assert plan_with(planner, ahead=ahead).states.shape == (3, 8, 3, 2)
 
 
 @pytest.mark.parametrize(
@@ -201,6 +214,8 @@ def test_the_policy_reaches_the_goal_in_many_environments_at_once():
         ({"method": "magic"}, "accepted are shooting"),
         ({"temperature": 0.0}, "temperature"),
         ({"warm_share": 1.0}, "warm share"),
+        ({"resample_every": -1}, "resample every: -1; accepted are 0 and more"),
+        ({"langevin_steps": -2}, "langevin steps: -2; accepted are 0 and more"),
     ],
 )
 def test_settings_that_make_no_sense_say_so(settings, message):
@@ -214,6 +229,12 @@ def test_langevin_needs_an_energy_and_a_wish_gives_one_number_a_future():
     planner = SamplingPlanner(Point(), PlannerConfig(futures=4, horizon=3), {"bad": lambda s: s.mean()})
     with pytest.raises(InputError, match="energy 'bad': gave shape"):
         plan_with(planner)
+    wide = Slow()
+    wide.window_frames = 3
+    with pytest.raises(InputError, match="horizon of 2 steps; the model's energy is of windows of 3"):
+        SamplingPlanner(wide, PlannerConfig(method="langevin", horizon=2))
+    with pytest.raises(InputError, match="horizon of 2 steps; the energy is of windows of 3"):
+        CEMPlanner(wide, CEMConfig(energy_weight=1.0, horizon=2), to(1.0, 0.0))
 
 
 def test_cem_begins_with_what_a_prior_would_do():

@@ -221,6 +221,7 @@ def test_the_command_writes_page_figures_and_numbers(study, call_script, capsys)
         (["--horizon", "5", "--contexts", "7"], "from 7 of 2"),
         (["--contexts", "1"], "--contexts 1"),
         (["--afresh", "-1"], "--afresh -1"),
+        (["--seed", "-1"], "--seed -1: accepted are 0 and more"),
     ],
 )
 def test_the_command_refuses_in_one_line(study, call_script, capsys, argv, message):

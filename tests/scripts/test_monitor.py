@@ -34,6 +34,8 @@ def test_the_report_has_a_page_figures_and_a_picture(report):
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
+        (["--seed", "-1"], "--seed -1: accepted are 0 and more"),
+        (["--calibration-seed", "-1"], "--calibration-seed -1: accepted are 0 and more"),
         (["--latest", "95"], "accepted are steps from 0 to 90"),
         (["--calibration-seed", "8000010"], "have seeds in common"),
         (["--false-alarm-rate", "-1"], "false alarm rate: -1"),

@@ -77,6 +77,10 @@ def test_a_planner_is_judged_beside_others_in_the_same_episodes(
     ("argv", "named"),
     [
         (["--episodes", "0"], "--episodes 0: accepted are 1 and more"),
+        (["--steps", "0"], "--steps 0: accepted are 1 and more"),
+        (["--threads", "0"], "--threads 0: accepted are 1 and more"),
+        (["--seed", "-1"], "--seed -1: accepted are 0 and more"),
+        (["--replan-every", "20"], "replan_every: 20; plans have 16 steps"),
         (["--planner", "first", "--against", "first"], "--against first: that is the planner itself"),
     ],
 )
@@ -86,8 +90,9 @@ def test_what_cannot_be_planned_is_one_line(argv: list[str], named: str, call_sc
 
 
 def test_the_first_future_of_a_model_without_actions_is_refused(call_script: Any, capsys: Any):
-    options = ["--model", "hand-block-dynamics", "--planner", "cem", "--against", "first"]
-    assert "needed is a joint model" in refused(capsys, call_script, "evaluate_planner", *options)
+    for planner in (["cem", "--against", "first"], ["first"]):
+        options = ["--model", "hand-block-dynamics", "--planner", *planner]
+        assert "needed is a joint model" in refused(capsys, call_script, "evaluate_planner", *options)
 
 
 def test_the_first_future_is_the_prior_s_where_there_is_one(tmp_path: Path, call_script: Any):

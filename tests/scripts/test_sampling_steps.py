@@ -77,6 +77,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(runs, toy_folder, tmp_path
     assert "no such folder" in line(denoising, data=tmp_path / "none")
     assert "annealing steps: 0" in line(denoising, "--steps", "0")
     assert "no noise levels" in line(contrastive, "--solvers", "heun")
+    assert "--seed -1: accepted are 0 and more" in line(denoising, "--seed", "-1")
     assert "--contexts 1: accepted are 2 and more" in line(denoising, "--contexts", "1")
     assert "max_steps: 20; needs 28" in line(denoising, "--max-steps", "20")
     assert "tolerance: -1" in line(contrastive, "--tolerance", "-1")
