@@ -6,6 +6,7 @@ from tqdm import tqdm
 
 from ebm_traj.datasets.recording import Recording
 from ebm_traj.datasets.splits import split_code
+from ebm_traj.errors import InputError
 from ebm_traj.spec import StateSpec
 
 BLOCK = 2048  # rows taken together: they stay in the cache of a core
@@ -45,12 +46,17 @@ class Moments:
         """Standard deviation (size,) over all rows added."""
         return np.sqrt(self.squares / max(self.count, 1))
 
+    @property
+    def scale(self) -> NDArray[np.float64]:
+        """(size,) the standard deviation, or the root mean square of what has a mean beyond it (a clock)."""
+        return np.where(np.abs(self.mean) > self.std, np.hypot(self.mean, self.std), self.std)
+
 
 def with_training_statistics(recording: Recording) -> StateSpec:
     """The recording's spec with mean, std, range and one-step change of its training split.
 
     Reads one shard at a time, with a progress bar if it takes longer than seconds. Raises InputError if there
-    is no training episode.
+    is no training episode, and for an angle that wraps: its jumps by 2 pi would be learnt as motion.
     """
     recording.episode_rows("train")
     states, changes = Moments(recording.spec.size), Moments(recording.spec.size)
@@ -67,10 +73,17 @@ def with_training_statistics(recording: Recording) -> StateSpec:
         for part in np.split(before, range(BLOCK, len(before), BLOCK)):
             changes.add(frames[part + 1].astype(np.float64) - frames[part])
     farthest = np.maximum(np.abs(changes.low), np.abs(changes.high))
+    for i in recording.spec.predicted:
+        if recording.spec.kinds[i] == "angle" and farthest[i] > np.pi:
+            raise InputError(
+                f"{recording.folder}: the angle '{recording.spec.names[i]}' changes by {farthest[i]:.3g} rad "
+                "in one step, it wraps; accepted are angles that do not (record it unwrapped, or its cosine "
+                "and sine as positions)"
+            )
     return recording.spec.with_statistics(
         states.mean,
         states.std,
-        changes.std,
+        changes.scale,
         low=states.low,
         high=states.high,
         change_limit=np.where(np.isfinite(farthest), farthest, 0.0),

@@ -48,8 +48,8 @@ class StateSpec:
     std: NDArray[np.float64] | None = None
     """(D,) standard deviation over the training split."""
     change_std: NDArray[np.float64] | None = None
-    """(D,) standard deviation of the one-step change s_{t+1} - s_t over the training split; 0 where a
-    dimension never changes within an episode."""
+    """(D,) standard deviation of the one-step change s_{t+1} - s_t over the training split, or its root mean
+    square where the mean is larger (a clock); 0 where a dimension never changes within an episode."""
     low: NDArray[np.float64] | None = None
     """(D,) lowest value in the training split; models do not predict beyond."""
     high: NDArray[np.float64] | None = None

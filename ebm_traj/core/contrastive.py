@@ -14,7 +14,7 @@ from ebm_traj.core.energy import Condition, Energy, energy_and_gradient
 from ebm_traj.core.jumps import jump, require_density
 from ebm_traj.core.langevin import Chain, LangevinConfig, noise_like
 from ebm_traj.core.objectives import Batch, Objective
-from ebm_traj.core.proposal import GaussianProposal, MixtureProposal, Proposal
+from ebm_traj.core.proposal import CENTRE, GaussianProposal, MixtureProposal, Proposal
 from ebm_traj.core.replay import ReplayBuffer
 from ebm_traj.errors import InputError
 
@@ -108,7 +108,8 @@ class ContrastiveDivergence(Objective):
 
     What counts as near, when each chain has a condition of its own: hardly two buffer rows share a condition,
     and samples of *other* conditions lie apart whatever the chains do. Distances are therefore between
-    whitened samples (x - m(c)) / s(c), with the proposal's centre m and scale s. As far as the proposal takes
+    whitened samples (x - m(c)) / s(c), with centre m and scale s of the proposal, or of the component of it
+    that a chain keeps to. As far as the proposal takes
     the condition's effect out, all rows are draws of one residual distribution and stand in for each other.
     """
 
@@ -370,8 +371,8 @@ def differentiable_steps(
 
 def _whiten(x: Tensor, proposal: Proposal, condition: Condition, scale: Tensor | None) -> Tensor:
     """(x - m(c)) / s(c), of which only x is differentiated."""
-    with torch.no_grad():
-        centre = _centre_of(proposal)(condition)
+    with torch.no_grad():  # the centre of what the scale is of: the chain's own component, where it has one
+        centre = condition[CENTRE] if CENTRE in condition else _centre_of(proposal)(condition)
     return (x - centre) / (1.0 if scale is None else scale)
 
 

@@ -1,6 +1,6 @@
 """What every network of (condition, x, level) offers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol, TypeVar, cast
 
 import torch
@@ -50,23 +50,33 @@ class ConditionalNetwork(nn.Module):
         raise TypeError(f"{type(self).__name__} does not define forward")
 
     _prepared: tuple[list[tuple[int, int]], Any] | None = None
-    _all_weights: list[nn.Parameter] | None = None  # walking over modules takes longer than looking at them
+    _seen: list[Mapping[str, Tensor | None]] | None = None  # walking over modules takes longer than a look
 
     def prepared(self, make: Callable[[], T]) -> T:
-        """What `make` derives from the weights, kept in evaluation mode for as long as they stay the same."""
+        """What `make` derives from the weights, kept in evaluation mode for as long as they stay the same.
+
+        Weights written to behind autograd's back (`weight.data`) look the same; write under `torch.no_grad`.
+        """
         capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
         if self.training or capturing:  # a graph is to read the weights themselves, at each replay
             return make()
-        if self._all_weights is None:
-            self._all_weights = self.weights_prepared()
-        state = [(weights.data_ptr(), weights._version) for weights in self._all_weights]
+        if self._seen is None:  # a module's own dictionaries: what is put in place of a weight is seen there
+            self._seen = [
+                own for each in self.modules_prepared() for own in (each._parameters, each._buffers)
+            ]
+        state = [
+            (values.data_ptr(), values._version)
+            for own in self._seen
+            for values in own.values()
+            if values is not None
+        ]
         if self._prepared is None or self._prepared[0] != state:
             self._prepared = state, make()
         return cast(T, self._prepared[1])
 
-    def weights_prepared(self) -> list[nn.Parameter]:
-        """The weights that what is `prepared` here derives from."""
-        return list(self.parameters())
+    def modules_prepared(self) -> list[nn.Module]:
+        """The modules from whose own weights comes what is `prepared` here."""
+        return [each for each in self.modules() if each._parameters]
 
     def input_gradient(self, encoded: Tensor, level: Tensor | None = None) -> InputGradient:
         """Value (B,) and gradient of the one output as a function of x alone, written out; no graph."""

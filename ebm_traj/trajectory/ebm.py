@@ -1,6 +1,7 @@
 """The temporal energy model: an energy of (context, following frames), its training and its sampling."""
 
 import dataclasses
+import math
 from typing import Literal, get_args
 
 import torch
@@ -129,12 +130,21 @@ class EBMConfig:
         require_share(self.least_share)
         if not self.energy_weight > 0:
             raise InputError(f"energy weight: {self.energy_weight}; it must be above 0")
+        if not 0 < self.start_noise < math.inf:
+            raise InputError(f"start noise: {self.start_noise}; it must be above 0")
+        if not 0 <= self.confinement < math.inf:
+            raise InputError(f"confinement: {self.confinement}; accepted are 0 and more")
 
     def for_run(self, iterations: int) -> "EBMConfig":
         """The same settings with what depends on the length of the run filled in.
 
-        Raises InputError if the energy would begin after the end.
+        Raises InputError if the energy would begin after the end, or if samples would be taken at noise
+        levels that are not trained.
         """
+        if self.has_levels:
+            self._require_trained("annealing", self.annealing)
+            if self.training == "combined":
+                self._require_trained("chain start", self.chain_start)
         if self.energy_start is not None:
             if self.energy_start >= iterations:
                 raise InputError(
@@ -143,6 +153,15 @@ class EBMConfig:
                 )
             return self
         return dataclasses.replace(self, energy_start=round(ENERGY_START * iterations))
+
+    def _require_trained(self, name: str, walk: AnnealConfig) -> None:
+        """InputError unless a walk stays within the noise levels of denoising."""
+        low, high = self.denoising.sigma_min, self.denoising.sigma_max
+        if walk.sigma_min < low or walk.sigma_max > high:
+            raise InputError(
+                f"{name}: noise levels {walk.sigma_min:g} to {walk.sigma_max:g}, and denoising trains those "
+                f"from {low:g} to {high:g}; accepted are levels among these"
+            )
 
     @property
     def is_residual(self) -> bool:

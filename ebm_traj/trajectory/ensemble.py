@@ -182,7 +182,10 @@ class EnergyEnsemble(ComposedEBM):
         inverses = [model.inverse for model in models]
         if all(inverse is not None for inverse in inverses):
             self.inverse = cast(Any, MeanInverse(cast(list[nn.Module], inverses)))
-        self.card = {"members": [model.card for model in models], "weights": list(self.weights)}
+        self.card = _shared(models) | {
+            "members": [each.card for each in models],
+            "weights": list(self.weights),
+        }
         self.train(models[0].training)
 
     def _averaged(self, models: Sequence[TrajectoryEBM]) -> tuple[Energy, Proposal]:
@@ -227,6 +230,20 @@ class EnergyEnsemble(ComposedEBM):
         """The ensemble of a folder; `saved` is its `model.json`, `load` reads a member's folder."""
         members = [load(folder / name) for name in saved["members"]]
         return cls(cast(Sequence[TrajectoryEBM], members), saved["weights"])
+
+
+def _shared(models: Sequence[TrajectoryModel]) -> dict[str, Any]:
+    """Of the members' cards what says where an ensemble can act: its data's environment, if all have one,
+    and the least that any inverse dynamics were trained."""
+    found: dict[str, Any] = {}
+    for name in ("env_id", "env_kwargs"):
+        values = [model.card.get(name) for model in models]
+        if values[0] is not None and all(value == values[0] for value in values):
+            found[name] = values[0]
+    trained = [model.card.get("inverse_iterations") for model in models]
+    if all(steps is not None for steps in trained):
+        found["inverse_iterations"] = min(cast(list[int], trained))
+    return found
 
 
 def _require_alike(number: int, model: TrajectoryEBM, first: TrajectoryEBM) -> None:

@@ -1,7 +1,9 @@
 """Loading any trajectory model from its folder."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +30,9 @@ ADDED_TO_KINDS = {
     "mixture": {"least_share": 0.0},
 }
 
+MODEL_FIELDS = ["config", "spec", "action_low", "action_high", "conditioning", "use_given", "card"]
+ENSEMBLE_FIELDS = ["members", "weights"]
+
 MODELS: dict[str, type[TrajectoryModel]] = {
     model.kind: model
     for model in (TrajectoryEBM, FCModel, GaussianModel, MixtureModel, FlowModel, DiffusionModel, RBMModel)
@@ -41,6 +46,7 @@ def model_class(kind: str) -> type[TrajectoryModel]:
     return MODELS[kind]
 
 
+@torch.inference_mode(False)  # weights made in that mode could never be told from changed ones, nor trained
 def load(folder: str | Path, device: torch.device | str = "cpu") -> TrajectoryModel:
     """The model saved in `folder`, in evaluation mode; or a shipped one by its name, see `pretrained.names`.
 
@@ -66,6 +72,7 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> TrajectoryMo
     saved = load_json(folder / CONFIG_FILE)
     if not isinstance(saved, dict) or saved.get("format") != FORMAT:
         raise InputError(f"{folder / CONFIG_FILE}: not a model of this package")
+    _require_whole(folder / CONFIG_FILE, saved)
     if not OLDEST_VERSION <= saved["version"] <= FORMAT_VERSION:
         raise InputError(
             f"{folder / CONFIG_FILE}: format version {saved['version']}; this package reads {OLDEST_VERSION} "
@@ -78,9 +85,13 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> TrajectoryMo
     if saved["kind"] == EnergyEnsemble.kind:
         return EnergyEnsemble.read(folder, saved, lambda member: load(member, device)).eval()
     cls = model_class(saved["kind"])
+    try:
+        settings, spec = from_dict(cls.config_class, saved["config"]), StateSpec.from_json(saved["spec"])
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise InputError(f"{folder / CONFIG_FILE}: is damaged ({error})".splitlines()[0]) from error
     model = cls(
-        from_dict(cls.config_class, saved["config"]),
-        StateSpec.from_json(saved["spec"]),
+        settings,
+        spec,
         np.array(saved["action_low"], dtype=np.float32),
         np.array(saved["action_high"], dtype=np.float32),
         saved["conditioning"],
@@ -95,6 +106,14 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> TrajectoryMo
             f"{folder / WEIGHTS_FILE}: weights do not fit {CONFIG_FILE} ({error})".splitlines()[0]
         ) from error
     return model.to(device).eval().requires_grad_(False)
+
+
+def _require_whole(path: Path, saved: Mapping[str, Any]) -> None:
+    """InputError unless a `model.json` says all that is read of it."""
+    needed = ["version", "kind"]
+    needed += ENSEMBLE_FIELDS if saved.get("kind") == EnergyEnsemble.kind else MODEL_FIELDS
+    if missing := [name for name in needed if name not in saved]:
+        raise InputError(f"{path}: is damaged ({', '.join(missing)} missing)")
 
 
 def weights_digest(model: TrajectoryModel) -> str:

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -71,6 +71,10 @@ class TrajectoryModel(nn.Module):
     ) -> None:
         """`spec` must hold statistics; `action_low/high` (A,) are the bounds of the action box."""
         super().__init__()
+        if conditioning not in get_args(Conditioning):
+            raise InputError(
+                f"conditioning: {conditioning!r}; accepted are {', '.join(get_args(Conditioning))}"
+            )
         if not (np.isfinite(action_low).all() and np.isfinite(action_high).all()):
             raise InputError("actions: the action box is not bounded; give the environment finite bounds")
         self.config = config
@@ -315,6 +319,8 @@ class TrajectoryModel(nn.Module):
         expected: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         require_context(context, self.context_frames, self.spec.size)
+        if not len(context):
+            raise InputError("context: a batch of 0; accepted are 1 and more")
         if horizon < 1 or num_samples < 1:
             raise InputError(f"sample: horizon {horizon}, {num_samples} samples; accepted are 1 and more")
         batch = len(context)
@@ -460,7 +466,8 @@ class TrajectoryModel(nn.Module):
     def act(self, context: Tensor, next_frame: Tensor) -> Tensor:
         """Action (B, A), inside the box, that should lead from context (B, C, D) to next_frame (B, D).
 
-        Raises InputError for models that know or sample actions themselves, and on wrong shapes.
+        Raises InputError for models that know or sample actions themselves or were trained without inverse
+        dynamics, and on wrong shapes.
         """
         if self.inverse is None:
             raise InputError(
@@ -468,6 +475,10 @@ class TrajectoryModel(nn.Module):
             )
         require_context(context, self.context_frames, self.spec.size)
         require_frame("next_frame", next_frame, len(context), self.spec.size)
+        if self.card.get("inverse_iterations") == 0:
+            raise InputError(
+                "model: trained with inverse iterations 0, it does not know which action leads where"
+            )
         context = context.to(self.device, torch.float32)
         following = self._frame_coordinates(context, next_frame.to(self.device, torch.float32)[:, None])
         return self.unscale_actions(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import get_args
 
 from ebm_traj.errors import InputError
 from ebm_traj.trajectory.codec import Coordinates
@@ -51,3 +52,9 @@ class NetworkConfig:
             )
         if self.architecture not in NETWORKS:
             raise InputError(f"architecture '{self.architecture}'; accepted are {', '.join(NETWORKS)}")
+        if self.coordinates not in get_args(Coordinates):
+            raise InputError(
+                f"coordinates '{self.coordinates}'; accepted are {', '.join(get_args(Coordinates))}"
+            )
+        if not 0 <= self.context_noise < math.inf:
+            raise InputError(f"context noise: {self.context_noise}; accepted are 0 and more")

@@ -53,9 +53,9 @@ class PreparedCondition(ConditionalNetwork):
         encoded = self.network.encode_further(hidden[:, :width])
         return encoded if self.linear is None else torch.cat([encoded, hidden[:, width:]], dim=-1)
 
-    def weights_prepared(self) -> list[nn.Parameter]:
+    def modules_prepared(self) -> list[nn.Module]:
         # of the rest the network inside looks after itself
-        return [*self.first.parameters(), *([] if self.linear is None else self.linear.parameters())]
+        return [each for each in (self.first, self.linear, self.whitening) if each is not None]
 
     @torch.no_grad()
     def _folded(self) -> tuple[Tensor, Tensor]:

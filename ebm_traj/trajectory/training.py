@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -65,6 +65,10 @@ class TrainSettings:
     """Data up to this size live on the device; larger sets are streamed from their shards."""
 
     def __post_init__(self) -> None:
+        if self.conditioning not in get_args(Conditioning):
+            raise InputError(
+                f"conditioning: {self.conditioning!r}; accepted are {', '.join(get_args(Conditioning))}"
+            )
         if self.inverse_iterations < 0:
             raise InputError(f"inverse iterations: {self.inverse_iterations}; accepted are 0 and more")
         if self.inverse_batch_size < 1:
@@ -116,8 +120,15 @@ def train(
         require_recordable(world, settings.trainer.element_clip)
     from_first(fabric, lambda: require_folder(out, resume))
     # one rank takes them: a long pass over the data is made once, and all have the same numbers
+    if rehearsal is not None and rehearsal.dreams and earlier and start_from is None:
+        raise InputError("rehearsal: dreams, but no model to start from; accepted are those of a trained one")
     if start_from is not None:
         require_same_kind(start_from, kind, settings.conditioning)
+        if settings.use_given not in (None, start_from.use_given):
+            raise InputError(
+                f"use given: {settings.use_given}; the model to go on from has {start_from.use_given}, "
+                "accepted is the same, or none"
+            )
         require_same_spaces(start_from, [recording, *earlier])
         spec = start_from.spec
     else:
@@ -204,7 +215,7 @@ def train(
         "kept_iteration": report.kept_iteration,
         "validation_energy_score": report.kept_score,
         "restarts": report.restarts,
-        "inverse_iterations": settings.inverse_iterations if model.inverse is not None else 0,
+        "inverse_iterations": _inverse_iterations(model, settings, start_from),
         "parameters": parameter_count(trainer.raw),
         "device": _device_name(fabric.device),
         "seed": settings.trainer.seed,
@@ -295,6 +306,15 @@ def _train_inverse(
         folder.mkdir(parents=True, exist_ok=True)
     trainer.fit()
     trainer.raw.load_state_dict(trainer.ema.module.state_dict())
+
+
+def _inverse_iterations(
+    model: TrajectoryModel, settings: TrainSettings, start_from: TrajectoryModel | None
+) -> int:
+    """How long the inverse dynamics were trained: in this run, or else in the one whose weights it took."""
+    if model.inverse is None or settings.inverse_iterations or start_from is None:
+        return settings.inverse_iterations if model.inverse is not None else 0
+    return int(start_from.card.get("inverse_iterations", 0))
 
 
 def _device_name(device: torch.device) -> str:

@@ -12,6 +12,7 @@ from ebm_traj.core.contrastive import (
     ContrastiveConfig,
     ContrastiveDivergence,
     _centre_of,
+    _whiten,
     differentiable_steps,
 )
 from ebm_traj.core.energy import Energy
@@ -341,6 +342,21 @@ def test_entropy_takes_the_mean_of_every_proposal_and_refuses_one_without():
         assert torch.allclose(_centre_of(proposal)(batch.condition), drawn, atol=0.1)
     with pytest.raises(InputError, match="entropy: Proposal has no centre"):
         ContrastiveDivergence(SmallEnergy(), Proposal(), config)
+
+
+def test_samples_are_whitened_by_the_component_that_their_chain_keeps_to():
+    """Two narrow components far apart: by the whole mixture's mean and theirs, samples would be 100 off."""
+    head = nn.Linear(1, MixtureProposal.outputs(1, 2))
+    nn.init.zeros_(head.weight)
+    with torch.no_grad():
+        head.bias.copy_(torch.tensor([0.0, 0.0, -1.0, 1.0, math.log(0.01), math.log(0.1)]))
+    proposal = MixtureProposal(head, lambda condition: condition["c"], 2)
+    condition = {"c": torch.zeros(4000, 1)}
+    start = proposal.start(condition, torch.Generator().manual_seed(0))
+    around = condition | start.component
+    white = _whiten(start.x, proposal, around, proposal.scale(around))
+    assert float(white.mean()) == pytest.approx(0, abs=0.06)
+    assert float(white.std()) == pytest.approx(1, rel=0.05)
 
 
 def test_a_replayed_chain_is_not_near_to_itself():

@@ -1,13 +1,16 @@
+import dataclasses
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from ebm_traj.datasets import Recording, with_training_statistics
 from ebm_traj.datasets.shard import write_shard
 from ebm_traj.datasets.statistics import Moments
 from ebm_traj.errors import InputError
+from ebm_traj.trajectory.codec import WindowCodec
 
 
 def test_statistics_are_those_of_the_training_split_alone(folder: Path):
@@ -40,6 +43,46 @@ def test_a_large_mean_does_not_swallow_a_small_scale():
     for part in np.array_split(rows, 7):
         moments.add(part)
     assert moments.std == pytest.approx(rows.std(0), rel=1e-6)
+
+
+def written(folder: Path, manifest, data) -> Recording:
+    write_shard(folder, 0, manifest, data)
+    return Recording(folder)
+
+
+@pytest.mark.parametrize("shake", [0.0, 1e-4])
+def test_what_rises_steadily_moves_by_its_rate(tmp_path: Path, make_manifest, make_shard, shake):
+    """A clock: the standard deviation of its change is none, and its change is not none."""
+    manifest = make_manifest()
+    data = make_shard(manifest, 0)
+    lengths = np.diff(data.offsets)
+    steps = np.concatenate([np.arange(length) for length in lengths])
+    noise = shake * np.random.default_rng(0).normal(size=len(steps))
+    data.states[:, 1] = 0.04 * steps + noise
+    spec = with_training_statistics(written(tmp_path, manifest, data))
+    assert 1 in spec.moving and spec.change_std[1] == pytest.approx(0.04, rel=1e-3)
+    context = torch.from_numpy(data.states[None, :2])
+    future = torch.from_numpy(data.states[None, 2:3])
+    codec = WindowCodec(spec, 2, 1)
+    again = codec.decode(context, codec.encode(context, future))
+    assert float(again[0, 0, 1]) == pytest.approx(0.08, abs=1e-3)
+
+
+def test_an_angle_that_wraps_is_refused(tmp_path: Path, make_manifest, make_shard):
+    plain = make_manifest()
+    kinds = ("angle", *plain.spec.kinds[1:])
+    manifest = make_manifest(spec=dataclasses.replace(plain.spec, kinds=kinds))
+    data = make_shard(manifest, 0)
+    data.states[:, 0] = np.linspace(-3, 3, len(data.states))
+    write_shard(tmp_path, 0, manifest, data)
+    with_training_statistics(Recording(tmp_path))
+    turning = np.arange(len(data.states)) * 0.5
+    data.states[:, 0] = (turning + np.pi) % (2 * np.pi) - np.pi
+    (tmp_path / "again").mkdir()
+    write_shard(tmp_path / "again", 0, manifest, data)
+    name = plain.spec.names[0]
+    with pytest.raises(InputError, match=rf"the angle '{name}' changes by 5\.\d+ rad in one step, it wraps"):
+        with_training_statistics(Recording(tmp_path / "again"))
 
 
 def test_no_training_episode_is_an_error(tmp_path: Path, make_manifest, make_shard):

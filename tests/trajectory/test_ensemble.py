@@ -147,6 +147,19 @@ def test_a_saved_ensemble_comes_back(toy, tmp_path, training):
     assert not torch.equal(draw(first), draw(both))
 
 
+def test_what_an_ensemble_was_trained_on_is_what_its_members_share(toy, tmp_path):
+    members = [build(toy, seed=seed) for seed in (0, 1)]
+    for member, steps in zip(members, (300, 200), strict=True):
+        member.card = {"env_id": "Toy-v0", "env_kwargs": {"size": 2}, "inverse_iterations": steps}
+    EnergyEnsemble(members).save(tmp_path / "both")
+    card = ebm_traj.load(tmp_path / "both").card
+    assert (card["env_id"], card["env_kwargs"], card["inverse_iterations"]) == ("Toy-v0", {"size": 2}, 200)
+    assert len(card["members"]) == 2
+    members[1].card = {"env_id": "Other-v0", "inverse_iterations": 0}
+    card = EnergyEnsemble(members).card
+    assert "env_id" not in card and card["inverse_iterations"] == 0
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

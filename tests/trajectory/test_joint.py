@@ -198,6 +198,8 @@ def test_only_joint_models_sample_actions_and_only_models_of_states_infer_them(m
         baseline.sample_with_actions(CONTEXT, 1, 1)
     with pytest.raises(InputError, match=r"next_frame: shape \(1, 1, 7\); accepted is \(1, 7\)"):
         baseline.act(CONTEXT, CONTEXT[:, -1:])
+    with pytest.raises(InputError, match="model: trained with inverse iterations 0"):
+        baseline.act(CONTEXT, CONTEXT[:, -1])
 
 
 @pytest.mark.parametrize("width", [1, 3])

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 import ebm_traj
+from ebm_traj.core.annealing import AnnealConfig
 from ebm_traj.core.contrastive import ContrastiveConfig
+from ebm_traj.core.denoising import DenoisingConfig
 from ebm_traj.core.energy import energy_and_gradient
 from ebm_traj.core.langevin import LangevinConfig
 from ebm_traj.core.trainer import TRAINING_FILE, TrainerConfig
@@ -221,6 +223,19 @@ def test_a_loaded_model_gives_the_same_samples(models, toy, tmp_path):
         assert again.spec.difference(toy.spec) is None and again.card == model.card
 
 
+def test_a_model_loaded_in_inference_mode_is_like_any_other(models, tmp_path):
+    model = models["ebm", "states"]
+    model.save(tmp_path)
+
+    def draw(of):
+        return of.sample(context_at([0.2, 0.1]), 3, 4, generator=torch.Generator().manual_seed(0))
+
+    with torch.inference_mode():
+        again = load(tmp_path)
+        assert torch.equal(draw(again), draw(model))
+    assert torch.equal(draw(again), draw(model))
+
+
 def test_broken_folders_are_named(models, tmp_path):
     with pytest.raises(InputError, match=r"no model \(model.json is missing\)"):
         load(tmp_path)
@@ -235,6 +250,14 @@ def test_broken_folders_are_named(models, tmp_path):
         load(tmp_path)
     (tmp_path / "model.json").write_text(json.dumps(config | {"version": 99}))
     with pytest.raises(InputError, match="format version 99"):
+        load(tmp_path)
+    for name in ("spec", "version", "kind", "config", "card"):
+        rest = {key: value for key, value in config.items() if key != name}
+        (tmp_path / "model.json").write_text(json.dumps(rest))
+        with pytest.raises(InputError, match=rf"model\.json: is damaged \({name} missing\)"):
+            load(tmp_path)
+    (tmp_path / "model.json").write_text(json.dumps(config | {"spec": "{}"}))
+    with pytest.raises(InputError, match=r"model\.json: is damaged"):
         load(tmp_path)
     (tmp_path / "model.json").write_text("{")
     with pytest.raises(InputError, match="not JSON"):
@@ -354,12 +377,40 @@ def test_the_literature_settings_train(toy, tmp_path):
         (lambda m: m.sample(torch.zeros(1, 3, 7), 2, 1), r"context: shape \(1, 3, 7\).*\(batch, 2, 7\)"),
         (lambda m: m.sample(torch.full((1, 2, 7), float("nan")), 2, 1), "context: holds NaN"),
         (lambda m: m.sample(context_at([0, 0]), 0, 1), "horizon 0"),
+        (lambda m: m.sample(context_at([0, 0])[:0], 1, 1), "context: a batch of 0"),
         (lambda m: m.energy(torch.zeros(1, 2, 7)), r"window: shape \(1, 2, 7\).*\(batch, 3, 7\)"),
     ],
 )
 def test_wrong_shapes_and_values_are_named(models, call, message):
     with pytest.raises(InputError, match=message):
         call(models["ebm", "states"])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: NetworkConfig(coordinates="turns"), "coordinates 'turns'; accepted are turn, change, state"),
+        (lambda: NetworkConfig(context_noise=float("nan")), "context noise: nan"),
+        (lambda: dataclasses.replace(EBM, start_noise=-0.3), r"start noise: -0\.3"),
+        (lambda: dataclasses.replace(EBM, confinement=-1.0), r"confinement: -1\.0"),
+        (
+            lambda: levels(denoising=DenoisingConfig(sigma_max=2.0)),
+            "annealing: noise levels 0.02 to 5, .* 2;",
+        ),
+        (lambda: levels(annealing=AnnealConfig(sigma_min=0.01)), r"annealing: noise levels 0\.01 to 5"),
+        (
+            lambda: levels("combined", chain_start=AnnealConfig(sigma_max=9.0)),
+            r"chain start: noise levels 0\.02 to 9",
+        ),
+    ],
+)
+def test_settings_that_would_train_something_else_are_refused(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def levels(training="denoising", **settings):
+    return dataclasses.replace(EBM, training=training, **settings).for_run(100)
 
 
 def test_wrong_actions_are_named(models):

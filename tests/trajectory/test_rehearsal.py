@@ -47,7 +47,8 @@ class Numbered:
 
 @pytest.fixture(scope="module")
 def trained(toy, tmp_path_factory):
-    return train(toy, "fc", FC, SETTINGS, tmp_path_factory.mktemp("trained") / "fc")
+    acting = dataclasses.replace(SETTINGS, inverse_iterations=2)
+    return train(toy, "fc", FC, acting, tmp_path_factory.mktemp("trained") / "fc")
 
 
 def test_a_batch_has_its_share_of_every_source():
@@ -96,6 +97,9 @@ def test_training_goes_on_from_the_weights_given(toy, trained, tmp_path):
         assert torch.allclose(ours, theirs, atol=1e-8)
     beside = train(toy, "fc", FC, SETTINGS, tmp_path / "beside", start_from=trained, earlier=[toy])
     assert beside.card["rehearsed"] == [toy.env_id]
+    assert same.card["inverse_iterations"] == 2  # these weights are taken over as well
+    place = torch.randn(3, 2, toy.spec.size, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(same.act(place, place[:, -1]), trained.act(place, place[:, -1]))
     identity = json.loads((tmp_path / "beside" / "settings.json").read_text())
     assert identity["rehearsal"]["share"] == 0.5 and len(identity["start_from"]) == 64
 
@@ -107,6 +111,11 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(toy, trained, t
     wide = dataclasses.replace(FC, network=dataclasses.replace(FC.network, width=16))
     with pytest.raises(InputError, match=r"networks are others \(width 8, here 16\)"):
         train(toy, "fc", wide, SETTINGS, out, start_from=trained)
+    with pytest.raises(InputError, match="use given: True; the model to go on from has False"):
+        other = dataclasses.replace(SETTINGS, use_given=True)
+        train(toy, "fc", FC, other, out, start_from=trained)
+    with pytest.raises(InputError, match="rehearsal: dreams, but no model to start from"):
+        train(toy, "fc", FC, SETTINGS, out, earlier=[toy], rehearsal=Rehearsal(dreams=True))
     with pytest.raises(InputError, match="conditioning"):
         require_same_kind(trained, "fc", "joint")
     with pytest.raises(InputError, match="rehearsal share: 1"):
@@ -114,6 +123,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(toy, trained, t
     for settings, message in (
         ({"inverse_iterations": -3}, "inverse iterations: -3"),
         ({"budget_gb": -1}, "budget gb: -1"),
+        ({"conditioning": "action"}, "conditioning: 'action'; accepted are states, actions, joint"),
     ):
         with pytest.raises(InputError, match=message):
             TrainSettings(**settings)

@@ -1,5 +1,6 @@
 """Whitened conditions: covariances in closed form, one product for all that is linear, training, files."""
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -84,6 +85,38 @@ def test_without_a_graph_one_product_gives_the_same(architecture, linear):
             torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
         network.fit_whitening(rows * torch.tensor([1.0, 2.0, 3.0, 1.0]), 0.1)
         assert not torch.allclose(network(network.encode(rows[:50])), expected, atol=1e-2)
+
+
+def put_in_place(network: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """New parameters in place of the old ones, at every module."""
+    for name, values in weights.items():
+        holder, _, last = name.rpartition(".")
+        if last in network.get_submodule(holder)._parameters:
+            setattr(network.get_submodule(holder), last, torch.nn.Parameter(values.clone()))
+
+
+@pytest.mark.parametrize("how", ["copied", "assigned", "replaced"])
+@pytest.mark.parametrize("architecture", ["mlp", "residual", "temporal"])
+def test_other_weights_give_other_values(architecture, how):
+    torch.manual_seed(0)
+    size = dataclasses.replace(NETWORK, architecture=architecture)
+    network, rows = make_network(size, 4, 0, 5, per_frame=False).eval(), correlated(50)
+    assert isinstance(network, PreparedCondition)
+    for values in network.parameters():
+        torch.nn.init.normal_(values, std=0.3)
+    network.fit_whitening(rows, 0.1)
+    other = copy.deepcopy(network)
+    with torch.no_grad():
+        for values in other.parameters():
+            values.mul_(0.5)
+        before = network(network.encode(rows))  # what is derived from the weights is kept from here on
+        if how == "replaced":
+            put_in_place(network, other.state_dict())
+        else:
+            given = {name: values.clone() for name, values in other.state_dict().items()}
+            network.load_state_dict(given, assign=how == "assigned")
+        found, wanted = network(network.encode(rows)), other(other.encode(rows))
+    assert torch.equal(found, wanted) and not torch.allclose(found, before, atol=1e-2)
 
 
 def test_an_energy_on_a_whitened_condition_has_the_gradient_of_autograd():
