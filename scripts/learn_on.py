@@ -35,11 +35,19 @@ class Args:
 def main(args: Args) -> None:
     """Train stage after stage by each method; print the scores on every data set after the last one."""
     from ebm_traj.datasets.recording import Recording
-    from ebm_traj.trajectory.learning_on import LEGEND, require_resumable, study, table, write_report
+    from ebm_traj.trajectory.learning_on import (
+        LEGEND,
+        require_resumable,
+        require_sets,
+        study,
+        table,
+        write_report,
+    )
     from ebm_traj.trajectory.presets import CONFIGS
     from ebm_traj.trajectory.training import TrainSettings
 
     recordings = [Recording(folder) for folder in args.data]
+    require_sets(recordings)
     default = CONFIGS[args.model]
     network = dataclasses.replace(default.network, width=args.width)
     config = dataclasses.replace(default, network=network)

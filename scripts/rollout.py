@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -88,6 +89,8 @@ def main(args: Args) -> None:
         kwargs["render_mode"] = "rgb_array"
     env = open_env(env_id, **kwargs)
     check_fit(env, model)
+    if record:
+        require_pictures(env, env_id, args.seed)
     with tqdm(total=args.steps, unit="step", mininterval=0.5) as bar:
         result = rollout(
             env,
@@ -116,6 +119,17 @@ def main(args: Args) -> None:
     for path in (args.out, args.plot, args.video, args.rerun):
         if path is not None:
             print(path)
+
+
+def require_pictures(env: Any, env_id: str, seed: int) -> None:
+    """InputError if the environment cannot be drawn; many need a package of their own for it."""
+    import gymnasium
+
+    try:
+        env.reset(seed=seed)
+        env.render()
+    except (gymnasium.error.Error, ImportError) as error:
+        raise InputError(f"--video: '{env_id}' cannot be drawn: {str(error).splitlines()[0]}") from error
 
 
 if __name__ == "__main__":

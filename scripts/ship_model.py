@@ -22,13 +22,16 @@ class Args:
     """How data and model were made, for the card."""
     prune: Path | None = None
     """Leave out the components of its mixtures that are hardly ever drawn on this data set."""
+    overwrite: bool = False
+    """Replace the shipped model of this name."""
 
 
 def main(args: Args) -> None:
     """Copy a trained model into ebm_traj/pretrained, in 16 bits, with its card."""
     from ebm_traj.trajectory.files import load
-    from ebm_traj.trajectory.pretrained import ship
+    from ebm_traj.trajectory.pretrained import require_name, ship
 
+    require_name(args.name, args.overwrite)
     model = load(args.run)
     if args.prune is not None:
         from ebm_traj.datasets.recording import Recording
@@ -39,7 +42,7 @@ def main(args: Args) -> None:
         f"# {args.name}",
         "",
         f"A trajectory model of kind `{model.kind}`, conditioning `{model.conditioning}`, of "
-        f"{model.card['env_id']}: {model.context_frames} frames of context"
+        f"{model.card.get('env_id', 'more than one environment')}: {model.context_frames} frames of context"
         + (f" and {model.action_history} past actions" if model.action_history else "")
         + f", {model.window_frames} frame(s) predicted at once.",
         "",
@@ -58,7 +61,7 @@ def main(args: Args) -> None:
     ]
     if args.report is not None:
         lines += scores(args.report, args.run.resolve().name)
-    folder = ship(model, args.name, "\n".join(lines))
+    folder = ship(model, args.name, "\n".join(lines), overwrite=args.overwrite)
     size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     print(f"{folder}: {size:.1f} MB")
 

@@ -22,7 +22,7 @@ from ebm_traj.output import require_new
 from ebm_traj.theme import LIGHT, save, style
 from ebm_traj.trajectory.files import load
 from ebm_traj.trajectory.model import CONFIG_FILE, TrajectoryModel
-from ebm_traj.trajectory.rehearsal import Rehearsal
+from ebm_traj.trajectory.rehearsal import Rehearsal, require_same_spaces
 from ebm_traj.trajectory.training import SETTINGS_FILE, TrainSettings, train
 from ebm_traj.trajectory.validation import ValidationScore
 
@@ -54,6 +54,16 @@ class LearningOnConfig:
         return Rehearsal(share=self.share, episodes=kept, dreams=method == "dreams")
 
 
+def require_sets(recordings: Sequence[Recording]) -> None:
+    """InputError for fewer than two data sets, if two have one name, or other states or actions."""
+    if len(recordings) < 2:
+        raise InputError(f"data sets: {len(recordings)}; learning on needs two or more")
+    names = [_name(recording) for recording in recordings]
+    if len(set(names)) < len(names):
+        raise InputError(f"data sets: {', '.join(names)}; their folders' names must differ")
+    require_same_spaces(recordings[0], recordings[1:])
+
+
 def study(
     recordings: Sequence[Recording],
     kind: str,
@@ -67,13 +77,10 @@ def study(
 
     Finished stages found in `out` are taken as they are, an unfinished one goes on from its checkpoint.
     Scores are energy scores in z-scored units, divided by those of the model trained on that set alone, with
-    the 95 % interval of this ratio by bootstrap over contexts. Raises InputError for fewer than two sets.
+    the 95 % interval of this ratio by bootstrap over contexts. Raises InputError as `require_sets` does.
     """
-    if len(recordings) < 2:
-        raise InputError(f"data sets: {len(recordings)}; learning on needs two or more")
+    require_sets(recordings)
     names = [_name(recording) for recording in recordings]
-    if len(set(names)) < len(names):
-        raise InputError(f"data sets: {', '.join(names)}; their folders' names must differ")
 
     def stage(folder: Path, number: int, **more: Any) -> TrajectoryModel:
         if (folder / CONFIG_FILE).is_file():

@@ -462,6 +462,11 @@ class TrajectoryModel(nn.Module):
             actions = actions.flatten(0, 1).unfold(1, width, 1).transpose(2, 3).flatten(0, 1)
         return self.energy(windows, actions, seen).view(batch, samples, count).mean(-1)
 
+    @property
+    def can_act(self) -> bool:
+        """Whether there are inverse dynamics, and nothing says that they were not trained."""
+        return self.inverse is not None and self.card.get("inverse_iterations") != 0
+
     @torch.no_grad()
     def act(self, context: Tensor, next_frame: Tensor) -> Tensor:
         """Action (B, A), inside the box, that should lead from context (B, C, D) to next_frame (B, D).
@@ -475,7 +480,7 @@ class TrajectoryModel(nn.Module):
             )
         require_context(context, self.context_frames, self.spec.size)
         require_frame("next_frame", next_frame, len(context), self.spec.size)
-        if self.card.get("inverse_iterations") == 0:
+        if not self.can_act:
             raise InputError(
                 "model: trained with inverse iterations 0, it does not know which action leads where"
             )

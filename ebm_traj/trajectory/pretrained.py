@@ -32,13 +32,20 @@ def card(name: str) -> str:
     return path.read_text() if path.is_file() else f"# {name}\n\nThis model has no card.\n"
 
 
-def ship(model: TrajectoryModel, name: str, text: str) -> Path:
-    """Put a trained model among the shipped ones, in 16 bits, with its card (Markdown); returns its folder.
-
-    Raises InputError if the name is no plain word.
-    """
+def require_name(name: str, overwrite: bool) -> None:
+    """InputError if `name` is no plain word, or that of a shipped model without `overwrite`."""
     if not name.replace("-", "").isalnum():
         raise InputError(f"pretrained model '{name}'; accepted are letters, digits and -")
+    if (ROOT / name).exists() and not overwrite:
+        raise InputError(f"pretrained model '{name}': is shipped already; give another name, or --overwrite")
+
+
+def ship(model: TrajectoryModel, name: str, text: str, *, overwrite: bool = False) -> Path:
+    """Put a trained model among the shipped ones, in 16 bits, with its card (Markdown); returns its folder.
+
+    Raises InputError as `require_name` does.
+    """
+    require_name(name, overwrite)
     folder = ROOT / name
     model.save(folder, half=True)
     with replacing(folder / CARD_FILE) as temporary:

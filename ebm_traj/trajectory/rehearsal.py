@@ -128,8 +128,8 @@ def dream(
     """Continuations by `model` of every context of C frames in the episodes, C at a time.
 
     Returns states (N, C + steps, D) and actions (N, C + steps, A), the last action of each NaN. A model of
-    states alone acts by its inverse dynamics. Raises InputError for an action-conditional model, which does
-    not say what would be done, and if no context fits.
+    states alone acts by its inverse dynamics; trained without them, its actions are NaN. Raises InputError
+    for an action-conditional model, which does not say what would be done, and if no context fits.
     """
     if model.conditioning == "actions":
         raise InputError("dreams: the model is told its actions; accepted are joint ones and those of states")
@@ -154,9 +154,11 @@ def dream(
         else:
             futures = model.sample(context, steps, 1, generator=generator)
             frames = torch.cat([context, futures[:, 0]], 1)
-            windows = frames.unfold(1, past, 1).transpose(2, 3)[:, :-1]  # (B, steps, C, D)
-            taken = model.act(windows.flatten(0, 1), frames[:, past:].flatten(0, 1))
-            taken = taken.view(len(frames), steps, -1)
+            taken = frames.new_full((len(frames), steps, model.action_size), torch.nan)
+            if model.can_act:
+                windows = frames.unfold(1, past, 1).transpose(2, 3)[:, :-1]  # (B, steps, C, D)
+                acts = model.act(windows.flatten(0, 1), frames[:, past:].flatten(0, 1))
+                taken = acts.view_as(taken)
         nothing = taken.new_full((len(taken), 1, taken.shape[2]), torch.nan)
         found.append((frames.cpu().numpy(), torch.cat([history, taken, nothing], 1).cpu().numpy()))
     return np.concatenate([part[0] for part in found]), np.concatenate([part[1] for part in found])

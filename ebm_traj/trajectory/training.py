@@ -124,6 +124,8 @@ def train(
         raise InputError("rehearsal: dreams, but no model to start from; accepted are those of a trained one")
     if start_from is not None:
         require_same_kind(start_from, kind, settings.conditioning)
+        if rehearsal is not None and rehearsal.dreams and settings.inverse_iterations:
+            _require_dreamt_actions(settings, start_from)
         if settings.use_given not in (None, start_from.use_given):
             raise InputError(
                 f"use given: {settings.use_given}; the model to go on from has {start_from.use_given}, "
@@ -306,6 +308,15 @@ def _train_inverse(
         folder.mkdir(parents=True, exist_ok=True)
     trainer.fit()
     trainer.raw.load_state_dict(trainer.ema.module.state_dict())
+
+
+def _require_dreamt_actions(settings: TrainSettings, teacher: TrajectoryModel) -> None:
+    """InputError if inverse dynamics are to be trained on dreams that hold no actions."""
+    if teacher.conditioning == "states" and not teacher.can_act:
+        raise InputError(
+            f"inverse iterations: {settings.inverse_iterations}; the model to go on from has none, so that "
+            "its dreams hold no actions; accepted is 0"
+        )
 
 
 def _inverse_iterations(

@@ -183,6 +183,30 @@ def test_rollout_writes_its_files_and_keeps_existing_ones(
     assert snapshot(tmp_path) == before and len(before) == 2
 
 
+def test_an_environment_that_cannot_be_drawn_is_named_before_any_work(
+    pusher_model, tmp_path, refused, monkeypatch
+):
+    from gymnasium.envs.mujoco.pusher_v5 import PusherEnv
+    from gymnasium.error import DependencyNotInstalled
+
+    def render(self):
+        raise DependencyNotInstalled("painter is not installed\nmore")
+
+    monkeypatch.setattr(PusherEnv, "render", render)
+    small = ["--run", str(pusher_model), "--steps", "4", "--futures", "3", "--horizon", "2"]
+    line = refused("rollout", *small, "--video", str(tmp_path / "r.gif"))
+    assert line.rstrip().endswith("--video: 'Pusher-v5' cannot be drawn: painter is not installed")
+
+
+def test_a_shipped_model_is_not_replaced_unasked(pusher_model, tmp_path, refused, call_script, monkeypatch):
+    monkeypatch.setattr("ebm_traj.trajectory.pretrained.ROOT", tmp_path)
+    call_script("ship_model", "--run", str(pusher_model), "--name", "arm")
+    before = snapshot(tmp_path)
+    assert "'arm': is shipped already" in refused("ship_model", "--run", str(pusher_model), "--name", "arm")
+    assert snapshot(tmp_path) == before
+    call_script("ship_model", "--run", str(pusher_model), "--name", "arm", "--overwrite")
+
+
 def test_a_model_goes_on_with_its_own_settings(call_script, toy_folder, trained, tmp_path, capsys):
     rest = ("--data", str(toy_folder), "--init", str(trained), "--iterations", "4", "--validate-every", "2")
     few = ("--inverse-iterations", "4", "--earlier", str(toy_folder), "--rehearsal.episodes", "3")
@@ -194,6 +218,12 @@ def test_a_model_goes_on_with_its_own_settings(call_script, toy_folder, trained,
         call_script("train_traj", *rest, "--conditioning", "joint", "--out", str(tmp_path / "no"))
     assert "conditioning: joint; the model to go on from has states" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
+
+
+def test_learning_on_refuses_data_of_other_states(pusher_model, toy_folder, tmp_path, refused):
+    data = pusher_model.parent / "data"
+    line = refused("learn_on", "--data", str(toy_folder), str(data), "--out", str(tmp_path / "s"))
+    assert "7 dimensions against 23" in line and not (tmp_path / "s").exists()
 
 
 def test_the_study_of_learning_on_writes_its_page(call_script, toy_folder, tmp_path, capsys):

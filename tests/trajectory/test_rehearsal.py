@@ -90,6 +90,19 @@ def test_dreams_go_on_from_recorded_contexts_by_the_models_own_samples(toy, trai
     assert drawn.shape == (6, 3, toy.spec.size)
 
 
+def test_dreams_of_a_model_that_cannot_act_hold_no_actions(toy, tmp_path):
+    idle = train(toy, "fc", FC, SETTINGS, tmp_path / "idle")
+    dreams, out = Rehearsal(episodes=2, dreams=True), tmp_path / "on"
+    _, actions = dream(idle, kept_episodes(toy, 2, seed=0), 5, seed=0)
+    assert np.isfinite(actions[:, :1]).all() and np.isnan(actions[:, 1:]).all()  # those of the context
+    acting = dataclasses.replace(SETTINGS, inverse_iterations=2)
+    with pytest.raises(InputError, match="inverse iterations: 2; the model to go on from has none"):
+        train(toy, "fc", FC, acting, out, start_from=idle, earlier=[toy], rehearsal=dreams)
+    assert not out.exists()
+    on = train(toy, "fc", FC, SETTINGS, out, start_from=idle, earlier=[toy], rehearsal=dreams)
+    assert all(torch.isfinite(values).all() for values in on.parameters())
+
+
 def test_training_goes_on_from_the_weights_given(toy, trained, tmp_path):
     still = dataclasses.replace(SETTINGS, trainer=dataclasses.replace(FEW, iterations=1, learning_rate=1e-12))
     same = train(toy, "fc", FC, still, tmp_path / "same", start_from=trained)
