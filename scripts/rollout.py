@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from ebm_traj.core.backends import SamplerBackend, set_backend
 from ebm_traj.envs.gl import choose_backend
 from ebm_traj.errors import InputError
 from ebm_traj.output import require_file
-from ebm_traj.planning.rollout import check_fit, open_env, rollout
+from ebm_traj.planning.rollout import check_fit, open_env, rollout, with_surprise
+from ebm_traj.planning.rollout_data import Rollout
 from ebm_traj.planning.sampling import Method
 from ebm_traj.trajectory.files import load
 
@@ -36,7 +38,7 @@ class Args:
     """Keyword arguments of the environment as JSON, such as '{"target_rotation": "z"}'; by default, and
     without --env, those of the data the model was trained on."""
     steps: int = 100
-    """Longest episode."""
+    """Longest episode. Ctrl-C ends it; the files asked for hold the steps so far."""
     futures: int = 64
     """Futures sampled at each replanning."""
     horizon: int = 16
@@ -91,21 +93,34 @@ def main(args: Args) -> None:
     check_fit(env, model)
     if record:
         require_pictures(env, env_id, args.seed)
+    so_far: Callable[[], Rollout] | None = None
+    interrupted = False
     with tqdm(total=args.steps, unit="step", mininterval=0.5) as bar:
-        result = rollout(
-            env,
-            model,
-            args.steps,
-            futures=args.futures,
-            horizon=args.horizon,
-            replan_every=args.replan_every,
-            replan_beyond=args.replan_beyond,
-            method=args.method,
-            deadline_ms=args.deadline_ms,
-            seed=args.seed,
-            callback=lambda t, so_far: bar.update(),
-            record_frames=record,
-        )
+
+        def note(t: int, result: Callable[[], Rollout]) -> None:
+            nonlocal so_far
+            so_far = result
+            bar.update()
+
+        try:
+            result = rollout(
+                env,
+                model,
+                args.steps,
+                futures=args.futures,
+                horizon=args.horizon,
+                replan_every=args.replan_every,
+                replan_beyond=args.replan_beyond,
+                method=args.method,
+                deadline_ms=args.deadline_ms,
+                seed=args.seed,
+                callback=note,
+                record_frames=record,
+            )
+        except KeyboardInterrupt:
+            if so_far is None:
+                raise
+            result, interrupted = with_surprise(so_far(), model), True
     env.close()
     print(result.summary())
     if args.out is not None:
@@ -119,6 +134,8 @@ def main(args: Args) -> None:
     for path in (args.out, args.plot, args.video, args.rerun):
         if path is not None:
             print(path)
+    if interrupted:  # the steps so far are kept
+        raise KeyboardInterrupt
 
 
 def require_pictures(env: Any, env_id: str, seed: int) -> None:

@@ -257,9 +257,13 @@ class _Log:
         return torch.stack([self.model.action_centre] * (length - len(done)) + done)[None]
 
     def result(self) -> Rollout:
-        actions, rewards, success, step_ms = zip(*self.done, strict=True)
-        planned_at, presents, futures, energies, chosen, plan_ms = zip(*self.plans, strict=True)
-        spec, states = self.model.spec, self.model.spec.align(np.stack(self.observed))
+        steps = min(
+            len(self.done), len(self.observed) - 1
+        )  # Ctrl-C may fall between an action and what is seen
+        actions, rewards, success, step_ms = zip(*self.done[:steps], strict=True)
+        plans = [plan for plan in self.plans if plan[0] < steps]
+        planned_at, presents, futures, energies, chosen, plan_ms = zip(*plans, strict=True)
+        spec, states = self.model.spec, self.model.spec.align(np.stack(self.observed[: steps + 1]))
         futures = [
             _with_signs_of(spec, states[t], present, frames)
             for t, present, frames in zip(planned_at, presents, futures, strict=True)
@@ -277,7 +281,7 @@ class _Log:
             plan_ms=np.array(plan_ms),
             step_ms=np.array(step_ms),
             meta=dict(self.meta),
-            frames=list(self.frames),
+            frames=self.frames[: steps + 1],
         )
 
 

@@ -183,6 +183,39 @@ def test_rollout_writes_its_files_and_keeps_existing_ones(
     assert snapshot(tmp_path) == before and len(before) == 2
 
 
+def test_ctrl_c_keeps_the_steps_so_far(pusher_model, tmp_path, call_script, capsys, monkeypatch):
+    from gymnasium.envs.mujoco.pusher_v5 import PusherEnv
+
+    step, acted = PusherEnv.step, []
+
+    def interrupted(self, action):
+        acted.append(action)
+        if len(acted) == 4:
+            raise KeyboardInterrupt
+        return step(self, action)
+
+    monkeypatch.setattr(PusherEnv, "step", interrupted)
+    out = tmp_path / "r.h5"
+    small = [
+        "--run",
+        str(pusher_model),
+        "--steps",
+        "9",
+        "--futures",
+        "3",
+        "--horizon",
+        "2",
+        "--replan-every",
+        "1",
+    ]
+    with pytest.raises(SystemExit) as ended:
+        call_script("rollout", *small, "--out", str(out))
+    told = capsys.readouterr()
+    assert ended.value.code == 130 and "interrupted" in told.err and "Pusher-v5: 3 steps" in told.out
+    kept = Rollout.load(out)
+    assert kept.states.shape[0] == 4 and kept.actions.shape[0] == 3 == len(kept.planned_at)
+
+
 def test_an_environment_that_cannot_be_drawn_is_named_before_any_work(
     pusher_model, tmp_path, refused, monkeypatch
 ):
