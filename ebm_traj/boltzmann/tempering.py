@@ -16,7 +16,7 @@ class Path:
     Base machine: visible units of their own biases a, hidden units of fair coins. In between (Salakhutdinov &
     Murray 2008, eq. 15-18), with x = W v + c:
     f_beta(v) = exp((1 - beta) a v + beta b v) prod_j (1 + exp(beta x_j)); Gaussian units keep their scale.
-    Tensors are copied: a path does not follow a machine that is trained on.
+    Tensors are the machine's own: where it is trained on, make a path anew.
     """
 
     def __init__(self, rbm: RBM, base: Tensor) -> None:
