@@ -16,6 +16,10 @@ FORMAT = "ebm_traj recording"
 FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, 2)  # version 1 knew exact storage only
 
+ABSENT = "(not given)"
+UNKNOWN_BEFORE = ("policy.module_sha256",)
+"""What older data sets do not tell; compared where both do."""
+
 Storage = Literal["exact", "compact"]
 
 
@@ -26,7 +30,7 @@ class Manifest:
     env_id: str
     env_kwargs: dict[str, Any]
     policy: dict[str, Any]
-    """`name`, `settings` and `goal_conditioned`."""
+    """What `envs.behaviour.policy_record` and `identified` say of it."""
     spec: StateSpec
     """How states were read; without statistics, which belong to a training split."""
     action_low: NDArray[np.float32]
@@ -123,7 +127,8 @@ class Manifest:
         for field in dataclasses.fields(self):
             if field.name in ignore or field.name == "spec":
                 continue
-            found = _difference(field.name, getattr(self, field.name), getattr(other, field.name))
+            mine, theirs = (_plain(getattr(one, field.name)) for one in (self, other))
+            found = _difference(field.name, mine, theirs)
             if found:
                 return found
         return None
@@ -133,12 +138,20 @@ def _difference(name: str, mine: Any, theirs: Any) -> str | None:
     """Where two settings differ, dicts entry by entry: `policy.settings.noise_every 4 against 3`."""
     if isinstance(mine, dict) and isinstance(theirs, dict):
         for key in sorted({*mine, *theirs}):
-            found = _difference(f"{name}.{key}", mine.get(key), theirs.get(key))
+            at = f"{name}.{key}"
+            if at in UNKNOWN_BEFORE and (key not in mine or key not in theirs):
+                continue
+            # an environment may tell an argument that is null from none; policies have settings of ours
+            absent = None if name.startswith("policy") else ABSENT
+            found = _difference(at, mine.get(key, absent), theirs.get(key, absent))
             if found:
                 return found
         return None
-    if isinstance(mine, np.ndarray):
-        mine, theirs = mine.tolist(), theirs.tolist()
-    if isinstance(mine, tuple) or isinstance(theirs, tuple):  # what was read from a file has lists
-        mine, theirs = json.loads(json.dumps([mine, theirs]))
     return None if mine == theirs else f"{name} {mine} against {theirs}"
+
+
+def _plain(value: Any) -> Any:
+    """A setting as it is when read from a file: lists for tuples and arrays, keys of text."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return json.loads(json.dumps(value)) if isinstance(value, dict | tuple) else value

@@ -12,7 +12,13 @@ from ebm_traj.datasets.compact_windows import CompactWindows, Layout, find_layou
 from ebm_traj.datasets.episodes import Episodes, WindowPlaces
 from ebm_traj.datasets.hdf5 import find_array, open_hdf5, read_array, read_rows
 from ebm_traj.datasets.manifest import Manifest
-from ebm_traj.datasets.shard import MANIFEST_DIGEST, read_frames, read_manifest, require_finite
+from ebm_traj.datasets.shard import (
+    MANIFEST_DIGEST,
+    read_frames,
+    read_manifest,
+    require_finite,
+    shard_number,
+)
 from ebm_traj.datasets.splits import Split, split_code
 from ebm_traj.errors import InputError
 from ebm_traj.spec import StateSpec
@@ -42,6 +48,9 @@ class Recording:
         self.paths = sorted(self.folder.glob("shard-*.h5"))
         if not self.paths:
             raise InputError(f"{self.folder}: no shards (shard-00000.h5, ...); needed is a data set")
+        for path in self.paths:
+            if shard_number(path) < 0:
+                raise InputError(f"{path}: no name of a shard (shard-00000.h5, ...); remove or rename it")
         tables: list[dict[str, NDArray[Any]]] = []
         self.versions: list[dict[str, str]] = []
         """Package versions found in the shards, each combination once."""

@@ -42,8 +42,8 @@ def simulate_branches(
     it was. A branch depends on `seed`, its episode, its step and its number only. A run that diverges stays
     at its last good frame.
 
-    First, from a few of the contexts, a branch with the recorded noise must reproduce the recording to the
-    bit; see `verify_branches`.
+    First, from a few of the contexts spread over the episodes, a branch with the recorded noise must
+    reproduce the recording to the bit; see `verify_branches`.
 
     Raises InputError if the recording has too few such states, if its environment cannot be set to a state,
     if its policy keeps a memory of its own, or if MuJoCo has another version than at recording (the same
@@ -61,7 +61,7 @@ def simulate_branches(
         raise InputError(f"branches: seed {seed}; accepted are 0 and more")
     moments = _draw_moments(recording, contexts, context_frames, seed, split)
     _require_same_simulator(recording)
-    verify_branches(recording, moments[:VERIFIED], horizon, num_threads=num_threads)
+    verify_branches(recording, _spread(recording, moments), horizon, num_threads=num_threads)
     rows, steps = recording.sim_index[moments].T
     starts = recording.offsets[rows] + steps
     past, _ = recording.read_windows(starts - context_frames + 1, context_frames)
@@ -229,6 +229,17 @@ def _draw_moments(
         )
     rng = np.random.default_rng(np.random.SeedSequence([seed, BRANCH_STREAM]))
     return np.sort(rng.choice(usable, contexts, replace=False))
+
+
+def _spread(recording: Recording, moments: NDArray[np.intp]) -> NDArray[np.intp]:
+    """VERIFIED of the moments or all, evenly from first to last: shards may come from several machines.
+
+    Those at the end of an episode, which nothing follows, are left out where there are others.
+    """
+    rows, steps = recording.sim_index[moments].T
+    followed = moments[steps + 1 < np.diff(recording.offsets)[rows]]
+    among = followed if len(followed) else moments
+    return among[np.linspace(0, len(among) - 1, min(VERIFIED, len(among))).astype(int)]
 
 
 def _require_same_simulator(recording: Recording) -> None:

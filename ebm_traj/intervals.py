@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ebm_traj.errors import InputError
+
 Array = NDArray[np.float64]
 Z_95 = 1.959964
 """97.5 % point of the normal distribution."""
@@ -51,8 +53,12 @@ def bootstrap(
     """`statistic(*samples)` with its percentile interval (Efron & Tibshirani 1993).
 
     Independent samples are resampled apart, `paired` ones of one length alike. NaN where one is empty.
+    Raises InputError for paired ones of different lengths.
     """
     arrays = [np.asarray(sample, float) for sample in samples]
+    lengths = [len(array) for array in arrays]
+    if paired and len(set(lengths)) > 1:
+        raise InputError(f"bootstrap: paired samples of {lengths} values; accepted are samples of one length")
     if any(not len(array) for array in arrays):
         return Interval(math.nan, math.nan, math.nan)
     rng = np.random.default_rng(seed)

@@ -3,8 +3,10 @@
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -23,6 +25,23 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
+
+
+@contextlib.contextmanager
+def errors_that_travel() -> Iterator[None]:
+    """What is raised inside reaches the parent: an error that cannot be sent there is told in words.
+
+    Of an exception class of anyone's code, one may be made that does not survive pickling; it would break
+    the pool that carries it.
+    """
+    try:
+        yield
+    except Exception as error:
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:
+            raise RuntimeError("".join(traceback.format_exception(error))) from None
+        raise
 
 
 @contextlib.contextmanager

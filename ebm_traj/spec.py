@@ -64,6 +64,9 @@ class StateSpec:
                 f"state spec: {size} names, {len(self.kinds)} kinds and {len(self.indices)} indices; "
                 "needed is the same number of each, at least one"
             )
+        if len(set(self.names)) < size:
+            twice = next(name for name in self.names if self.names.count(name) > 1)
+            raise InputError(f"state spec: two dimensions are named '{twice}'; names must differ")
         for name, kind in zip(self.names, self.kinds, strict=True):
             if kind not in KINDS:
                 raise InputError(

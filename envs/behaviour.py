@@ -145,11 +145,15 @@ def make_policy(
 
 
 def identified(record: dict[str, Any], policy: Any) -> dict[str, Any]:
-    """The record with what only the policy itself can say: whether it looks at goals and has a memory, and
-    the sha256 of the file that it came from, if it came from one."""
+    """The record with what only the policy itself can say: whether it looks at goals and has a memory, the
+    sha256 of the file that it came from, if it came from one, and that of the module of a user's function,
+    of which only a collection that goes on takes notice."""
     record = record | {"goal_conditioned": policy.goal_conditioned, "markov": policy.markov}
-    sha256 = getattr(getattr(policy, "policy", policy), "sha256", None)
-    return record | {"sha256": sha256} if sha256 else record
+    inner = getattr(policy, "policy", policy)
+    for name in ("sha256", "module_sha256"):
+        if found := getattr(inner, name, None):
+            record[name] = found
+    return record
 
 
 def policy_class(name: str) -> Any:

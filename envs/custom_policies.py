@@ -77,6 +77,8 @@ class FunctionPolicy:
         self.low, self.high = np.asarray(action_low, np.float32), np.asarray(action_high, np.float32)
         self.target = settings.target
         found = find_function(settings.target)
+        self.module_sha256 = module_sha256(settings.target)
+        """Of the file that the function is in: a collection goes on with what it was begun with."""
         if isinstance(found, type):
             found = made_without_arguments(settings.target, found)
         self._policy = found if hasattr(found, "act") and hasattr(found, "reset") else None
@@ -202,6 +204,12 @@ def find_function(target: str) -> Any:
             raise InputError(f"policy '{target}': module '{module}' has no '{name}'")
         found = getattr(found, part)
     return found
+
+
+def module_sha256(target: str) -> str | None:
+    """Of the file of the module of `module:name`, which has been imported; None where it has no such file."""
+    file = getattr(sys.modules[target.partition(":")[0]], "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file and Path(file).is_file() else None
 
 
 def made_without_arguments(target: str, cls: type) -> Any:

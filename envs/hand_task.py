@@ -6,6 +6,7 @@ two of them is 2 arccos|q.q'|. The original omits the absolute value and may rea
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -86,8 +87,13 @@ class HandTask:
         ):
             if getattr(self, field) is None:
                 object.__setattr__(self, field, default)
+        for field in ("ignore_z_target_rotation", "randomize_initial_position", "randomize_initial_rotation"):
+            if not isinstance(value := getattr(self, field), bool | np.bool_):
+                raise InputError(f"hand environment: {field} is {value!r}; accepted: true and false")
         if self.goal_every is not None and not (
-            isinstance(self.goal_every, int | np.integer) and self.goal_every >= 1
+            isinstance(self.goal_every, int | np.integer)
+            and not isinstance(self.goal_every, bool)
+            and self.goal_every >= 1
         ):
             raise InputError(
                 f"hand environment: goal_every is {self.goal_every!r}; "
@@ -95,7 +101,8 @@ class HandTask:
             )
         for field in ("distance_threshold", "rotation_threshold"):
             value = getattr(self, field)
-            if not (isinstance(value, float | int | np.number) and value > 0):
+            known = isinstance(value, float | int | np.number) and not isinstance(value, bool)
+            if not (known and 0 < value < math.inf):
                 raise InputError(f"hand environment: {field} is {value!r}; accepted: a number above 0")
 
     @classmethod

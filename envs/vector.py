@@ -108,6 +108,8 @@ class HandVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]]):
         An int seeds environment i with `seed + i`; a sequence gives each its own. Observations are those of
         all N environments, `info` has entries for those that were reset.
         """
+        if self.closed:
+            raise gymnasium.error.ClosedEnvironmentError("hand environment: reset() after close()")
         mask = self._reset_mask(options)
         seeds = self._seed_list(seed)
         for i in np.flatnonzero(mask):
@@ -271,7 +273,9 @@ class HandVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]]):
         observation = self.observe()
         info["diverged"][indices] = False
         first, _ = self._read(observation, info["diverged"])
-        return observation, {**finals, **self._masked(first, np.ones(self.num_envs, dtype=bool))}
+        for name, value in info.items():  # the others keep that of the goal their action was taken for
+            value[indices] = first[name][indices]
+        return observation, {**finals, **self._masked(info, np.ones(self.num_envs, dtype=bool))}
 
     def _read(
         self, observation: Observation, diverged: Flags

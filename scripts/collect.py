@@ -130,6 +130,31 @@ def require_one_task(args: Args) -> None:
         raise InputError(f"branches: {args.branches}; needs 1 or more; data are collected without it")
     if args.figure is not None and args.describe is None:
         raise InputError("figure given; it needs --describe")
+    task, usual = next((name for name in READ_BY if getattr(args, name) is not None), None), Args()
+    for field in dataclasses.fields(Args):
+        if getattr(args, field.name) == getattr(usual, field.name):
+            continue
+        if task is not None and field.name not in READ_BY[task]:
+            raise InputError(f"{option(field.name)} given; {option(task)} takes no notice of it")
+        if task is None and field.name in ("contexts", "horizon", "context_frames"):
+            raise InputError(f"{option(field.name)} given; it needs --branches")
+
+
+READ_BY: dict[str, tuple[str, ...]] = {
+    "describe": ("describe", "figure"),
+    "check": ("check",),
+    "import_minari": (
+        *("import_minari", "out", "seed", "test_fraction", "validation_fraction", "episodes_per_shard"),
+    ),
+    "export_minari": ("export_minari", "out"),
+    "branches": ("branches", "out", "contexts", "horizon", "context_frames", "seed", "workers"),
+}
+"""What the tasks in place of collecting read."""
+
+
+def option(name: str) -> str:
+    """A field of the arguments as it is given."""
+    return "--" + name.replace("_", "-")
 
 
 def preset_args(name: str | None) -> Args:

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from ebm_traj.cli import json_object, run
+from ebm_traj.cli import json_object, pick_device, run
 from ebm_traj.errors import InputError
 from ebm_traj.planning.sampling import Method
 
@@ -31,6 +31,8 @@ class Args:
     """Rollouts, with seeds from 0."""
     warm: int = 3
     """First steps of each that do not count."""
+    device: str = "cpu"
+    """Where to plan."""
 
 
 def main(args: Args) -> None:
@@ -46,7 +48,7 @@ def main(args: Args) -> None:
     from ebm_traj.planning.rollout import open_env, rollout
     from ebm_traj.trajectory.files import load
 
-    model = load(args.model, "cpu")
+    model = load(args.model, pick_device(args.device))
     env = open_env(args.env, **json_object("--env-kwargs", args.env_kwargs))
     plan, whole = [], []
     for seed in range(args.rollouts):

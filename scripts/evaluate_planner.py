@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from ebm_traj.atomic import write_atomically
-from ebm_traj.cli import json_object, require_seed, run
+from ebm_traj.cli import json_object, pick_device, require_seed, run
 from ebm_traj.core.backends import SamplerBackend, set_backend
 from ebm_traj.errors import InputError
 from ebm_traj.output import require_file
@@ -56,6 +56,8 @@ class Args:
     """Write the figures to this file, too."""
     overwrite: bool = False
     """Replace the file of --json."""
+    device: str = "cpu"
+    """Where to plan."""
 
 
 def main(args: Args) -> None:
@@ -92,14 +94,15 @@ def main(args: Args) -> None:
         torch.set_num_threads(args.threads)
     env_kwargs = json_object("--env-kwargs", args.env_kwargs)
     require_lockstep(args.env, env_kwargs, args.steps)
-    model = load(args.model, "cpu")
+    device = pick_device(args.device)
+    model = load(args.model, device)
     if args.chain_steps is not None:
         if not (isinstance(model, TrajectoryEBM) and isinstance(model.sampler, LangevinConfig)):
             raise InputError(f"--chain-steps: a {model.kind} model has no Langevin chain")
         model.sampler = dataclasses.replace(model.sampler, steps=args.chain_steps)
     wish = goal(model.spec, position=args.position_weight, final=args.final_weight)
     one = PlannerConfig(futures=1, horizon=args.replan_every, method="shooting")
-    prior = load(args.prior, "cpu") if args.prior else None
+    prior = load(args.prior, device) if args.prior else None
     planner: Planner
     if args.planner == "cem":
         planner = CEMPlanner(model, args.cem, wish, prior)
@@ -114,7 +117,7 @@ def main(args: Args) -> None:
         raise InputError("--against first: needed is a joint model, as --model or as --prior")
 
     def acting(planner: Planner, model: TrajectoryModel) -> Policy:
-        return PlanningPolicy(planner, model.spec, model.action_centre.numpy(), args.replan_every)
+        return PlanningPolicy(planner, model.spec, model.action_centre.cpu().numpy(), args.replan_every)
 
     policies: dict[str, Policy] = {args.planner: acting(planner, model)}
     for name in args.against:

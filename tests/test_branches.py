@@ -181,6 +181,19 @@ def test_counts_below_one_are_named(recording: Recording, name: str):
         simulate_branches(recording, **(OPTIONS | {name: 0}), seed=0)
 
 
+def test_recordings_of_all_shards_are_verified(recording: Recording, monkeypatch: pytest.MonkeyPatch):
+    looked: list[int] = []
+
+    def look(recording: Recording, moments: np.ndarray, *args: object, **kwargs: object) -> None:
+        looked.extend(recording.sim_index[moments, 0])
+
+    monkeypatch.setattr("ebm_traj.branches.verify_branches", look)
+    rows = recording.episode_rows("test")
+    many = sum(row in rows and step >= 2 for row, step in recording.sim_index)
+    simulate_branches(recording, contexts=many, branches=1, horizon=1, context_frames=3, seed=0)
+    assert len(looked) <= 8 < many and looked[0] == rows[0] and looked[-1] == rows[-1]
+
+
 def test_too_many_contexts_are_refused_with_the_number_there_is(recording: Recording):
     with pytest.raises(InputError, match=r"500 contexts asked for; its test split holds \d+ "):
         simulate_branches(recording, **(OPTIONS | {"contexts": 500}), seed=0)

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from ebm_traj.datasets import Recording
 from ebm_traj.datasets.check import find_faults
 from ebm_traj.datasets.manifest import Manifest
 from ebm_traj.datasets.shard import DTYPES
-from ebm_traj.envs.behaviour import NoiseSettings, make_policy
+from ebm_traj.envs.behaviour import NoiseSettings, RandomSettings, make_policy
 from ebm_traj.errors import InputError
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "collect.py"
@@ -84,7 +85,19 @@ class Wrong(Ending):
             self.action_space = Discrete(4)
         if what == "no bounds":
             self.action_space = Box(-np.inf, np.inf, (2,))
+        if what == "whole actions":
+            self.action_space = Box(0, 5, (2,), np.int64)
+        if what == "fine bounds":
+            self.action_space = Box(-0.3, 0.1, (2,), np.float64)
+        if what == "no file":
+            raise OSError("no such mesh")
         self.what = what
+
+    def step(self, action: Any) -> Any:
+        observed, reward, over, truncated, _ = super().step(action)
+        if self.what == "fine bounds":
+            assert np.all(action >= -0.3) and np.all(action <= 0.1)
+        return observed, reward, over, truncated, {"success": np.array([over])}
 
     def _observe(self, action: Any) -> dict[str, Any]:
         observed = super()._observe(action)
@@ -170,6 +183,19 @@ def test_episodes_may_end_early(tmp_path: Path):
         np.testing.assert_array_equal(episodes.states[rows, 1:][1:], episodes.actions[rows][:-1])
 
 
+def test_success_is_read_under_either_name_and_actions_stay_within_bounds(tmp_path: Path):
+    told = {
+        "env": WRONG,
+        "env_kwargs": {"what": "fine bounds"},
+        "policy_settings": RandomSettings(spread=9.0),
+    }
+    settings = CollectSettings(**told, episodes=40, steps=8, episodes_per_shard=30)
+    recording = Recording(run(tmp_path / "data", settings, workers=1))
+    np.testing.assert_array_equal(recording.success, recording.terminated)
+    assert recording.success.any() and not recording.success.all()
+    assert recording.load().actions[0].max() > 0.09
+
+
 class Diverging:
     """A vector environment in lock step whose rows end at given steps and must then be reset."""
 
@@ -239,6 +265,35 @@ def test_resume_with_other_settings_is_refused(reacher: Path, changes: dict[str,
     assert digests(reacher) == before
 
 
+def test_resume_tells_an_argument_that_is_null_from_none(tmp_path: Path):
+    import dataclasses
+
+    kwargs = {"reset_noise_scale": 0.1, "xy": [(1, 2)], "by": {1: 2}}
+    ant = CollectSettings(
+        env="TestCollect/Told-v0", env_kwargs=kwargs, episodes=4, steps=3, episodes_per_shard=2
+    )
+    gymnasium.register("TestCollect/Told-v0", entry_point=lambda **told: Ending())
+    try:
+        out = run(tmp_path / "data", ant, workers=1)
+        (out / "shard-00001.h5").unlink()
+        other = dataclasses.replace(ant, env_kwargs={**kwargs, "terminate_when_unhealthy": None})
+        with pytest.raises(
+            InputError, match=r"env_kwargs.terminate_when_unhealthy \(not given\) against None"
+        ):
+            collect(out, other, resume=True, workers=1, progress=False)
+        collect(out, ant, resume=True, workers=1, progress=False)  # lists for tuples, text for numbers
+        assert Recording(out).num_episodes == 4
+    finally:
+        del gymnasium.registry["TestCollect/Told-v0"]
+
+
+def test_a_copy_of_a_shard_is_no_shard(reacher: Path, tmp_path: Path):
+    shutil.copytree(reacher, tmp_path / "data")
+    shutil.copy(reacher / "shard-00000.h5", tmp_path / "data" / "shard-00000 (copy).h5")
+    with pytest.raises(InputError, match=r"shard-00000 \(copy\).h5: no name of a shard"):
+        Recording(tmp_path / "data")
+
+
 def test_resume_with_another_simulator_is_refused(reacher: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("ebm_traj.collect.run.version", lambda package: "0.0.1")
     with pytest.raises(InputError, match=r"versions\..* against 0\.0\.1"):
@@ -269,6 +324,8 @@ def test_an_existing_folder_is_left_alone(reacher: Path):
         ({"env_kwargs": {"target_rotation": "q"}}, "target_rotation"),
         ({"env": "CartPole-v1"}, "its action space is a Discrete; accepted are Box"),
         ({"env": WRONG, "env_kwargs": {"what": "discrete actions"}}, "action space is a Discrete"),
+        ({"env": WRONG, "env_kwargs": {"what": "whole actions"}}, "Box of int64; accepted are .* floating"),
+        ({"env": WRONG, "env_kwargs": {"what": "no file"}}, "what': 'no file'}: OSError: no such mesh"),
         ({"env": WRONG, "env_kwargs": {"what": "pictures"}}, "observation space is a Box of shape"),
         ({"env": WRONG, "env_kwargs": {"what": "discrete observations"}}, "is a Discrete; .*Dicts"),
         ({"env": WRONG, "env_kwargs": {"what": "no bounds"}}, "finite bounds"),
@@ -287,6 +344,11 @@ def test_bad_settings_write_nothing(tmp_path: Path, settings: dict[str, Any], me
 def test_negative_counts_are_named(name: str):
     with pytest.raises(InputError, match=f"{name.replace('_', ' ')}: -1; needs"):
         CollectSettings(**{name: -1})  # type: ignore[arg-type]
+
+
+def test_a_seed_that_files_cannot_hold_is_named():
+    with pytest.raises(InputError, match="seed: 9223372036854775808; needs less than 2"):
+        CollectSettings(seed=2**63)
 
 
 def test_no_workers_are_refused(tmp_path: Path):
@@ -363,6 +425,14 @@ def test_the_script_says_where_and_what_next(tmp_path: Path, capsys: pytest.Capt
         (("--out", "/nowhere/data", "--branches", "0"), "branches: 0"),
         (("--out", "/nowhere/data", "--export-minari", ""), "/nowhere/data: no such folder"),
         (("--out", "/nowhere/data", "--episodes", "-3"), "episodes: -3"),
+        (
+            ("--out", "/a", "--import-minari", "./b", "--storage", "compact"),
+            "--storage given; --import-minari",
+        ),
+        (("--out", "/a", "--export-minari", "b", "--resume"), "--resume given; --export-minari"),
+        (("--out", "/a", "--branches", "2", "--steps", "5"), "--steps given; --branches"),
+        (("--check", "/a", "--seed", "1"), "--seed given; --check"),
+        (("--out", "/a", "--horizon", "9"), "--horizon given; it needs --branches"),
     ],
 )
 def test_bad_arguments_are_one_line_and_exit_code_2(

@@ -80,3 +80,8 @@ def test_a_difference_names_the_dimension():
 def test_bad_specs_are_refused(kinds, indices, message):
     with pytest.raises(InputError, match=message):
         StateSpec(("a", "b"), kinds, indices, 2)
+
+
+def test_two_dimensions_of_one_name_are_refused():
+    with pytest.raises(InputError, match="two dimensions are named 'a'"):
+        StateSpec(("a", "b", "a"), ("position",) * 3, (0, 1, 2), 3)

@@ -11,6 +11,7 @@ from ebm_traj.collect.engines import make_shards
 from ebm_traj.collect.shards import Report
 from ebm_traj.datasets.manifest import Manifest
 from ebm_traj.datasets.shard import ShardData, write_shard
+from ebm_traj.processes import errors_that_travel
 from ebm_traj.ray_cluster import run_with_ray
 
 RETRIES = 10  # of a shard whose worker died; more deaths than that are no accident
@@ -65,6 +66,7 @@ def collect_with_ray(
             report(0, 0)
 
 
+@errors_that_travel()
 def make_shard(told: tuple[Manifest, bool], shard: int) -> ShardData:
     """A shard in a single thread; `told` is the manifest and whether the environment `has_lockstep`."""
     manifest, lockstep = told

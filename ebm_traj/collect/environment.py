@@ -8,6 +8,7 @@ from gymnasium.spaces import Box, Dict, Space
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
+from ebm_traj.envs.opening import make_env
 from ebm_traj.errors import InputError
 from ebm_traj.spec import StateSpec
 
@@ -17,15 +18,10 @@ LOCKSTEP = "ebm_traj.envs.vector:HandVectorEnv"  # the vector environments that 
 def open_environment(env_id: str, env_kwargs: dict[str, Any], steps: int) -> gymnasium.Env:
     """The environment with episodes of at most `steps` steps.
 
-    Raises InputError for an unknown id, wrong keyword arguments and spaces other than Box actions and Box
-    (or Dict of Box) observations, all of one dimension.
+    Raises InputError for what cannot be made (`make_env`) and for spaces other than Box actions of floating
+    point and Box (or Dict of Box) observations, all of one dimension.
     """
-    try:
-        env = gymnasium.make(env_id, max_episode_steps=steps, disable_env_checker=True, **env_kwargs)
-    except (gymnasium.error.Error, ModuleNotFoundError) as error:
-        raise InputError(f"environment '{env_id}': {first_line(error)}") from None
-    except TypeError as error:
-        raise InputError(f"environment '{env_id}' with {env_kwargs}: {first_line(error)}") from None
+    env = make_env(env_id, max_episode_steps=steps, disable_env_checker=True, **env_kwargs)
     problem = space_problem(env.observation_space, "observation")
     problem = problem or space_problem(env.action_space, "action")
     if problem:
@@ -35,9 +31,12 @@ def open_environment(env_id: str, env_kwargs: dict[str, Any], steps: int) -> gym
 
 
 def action_box(env: gymnasium.Env) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Bounds (A,), (A,) of the actions."""
+    """Bounds (A,), (A,) of the actions, rounded to float32 inwards."""
     assert isinstance(env.action_space, Box)
-    return env.action_space.low.astype(np.float32), env.action_space.high.astype(np.float32)
+    exact = env.action_space.low, env.action_space.high
+    low, high = (bound.astype(np.float32) for bound in exact)
+    low = np.where(low < exact[0], np.nextafter(low, np.float32(np.inf)), low)
+    return low, np.where(high > exact[1], np.nextafter(high, np.float32(-np.inf)), high)
 
 
 def state_spec(env: gymnasium.Env) -> StateSpec:
@@ -75,11 +74,6 @@ def open_lockstep(
     )
 
 
-def first_line(error: BaseException) -> str:
-    """What an error says, on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def space_problem(space: Space, what: str) -> str | None:
     """Why a space of `what` (`observation` or `action`) cannot be recorded, in words; None if it can."""
     accepted = "accepted are Box spaces of one dimension"
@@ -89,6 +83,8 @@ def space_problem(space: Space, what: str) -> str | None:
         problems = [space_problem(part, what) for part in space.spaces.values()]
         return next((problem for problem in problems if problem), None)
     if isinstance(space, Box) and len(space.shape) == 1:
+        if what == "action" and space.dtype.kind != "f":
+            return f"its action space is a Box of {space.dtype}; accepted are Boxes of floating point"
         return None
     found = f"Box of shape {space.shape}" if isinstance(space, Box) else type(space).__name__
     return f"its {what} space is a {found}; {accepted}"

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from ebm_traj.collect.environment import first_line
 from ebm_traj.datasets.manifest import FORMAT, READABLE_VERSIONS, Manifest
+from ebm_traj.envs.opening import first_line
 from ebm_traj.errors import InputError
 
 KEY = "ebm_traj"
@@ -101,11 +101,19 @@ def manifest_to_json(manifest: Manifest) -> dict[str, Any]:
 
 
 def manifest_from_metadata(metadata: dict[str, Any]) -> Manifest | None:
-    """The manifest of an exported recording; None for any other Minari data set."""
+    """The manifest of an exported recording; None for any other Minari data set.
+
+    Raises InputError if it is not whole.
+    """
     note = metadata.get(KEY)
     values = dict(note["manifest"]) if isinstance(note, dict) and "manifest" in note else {}
     if values.get("format") != FORMAT or values.get("format_version") not in READABLE_VERSIONS:
         return None
-    for name in ("action_low", "action_high"):
-        values[name] = np.asarray(values[name], dtype=np.float32)
-    return Manifest.from_attributes(values)
+    try:
+        for name in ("action_low", "action_high"):
+            values[name] = np.asarray(values[name], dtype=np.float32)
+        return Manifest.from_attributes(values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"Minari metadata '{KEY}': no whole manifest of a recording ({type(error).__name__}: {error})"
+        ) from error

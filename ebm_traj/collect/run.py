@@ -70,6 +70,8 @@ class CollectSettings:
         ):
             if getattr(self, name) < least:
                 raise InputError(f"{name.replace('_', ' ')}: {getattr(self, name)}; needs {least} or more")
+        if self.seed >= 2**63:
+            raise InputError(f"seed: {self.seed}; needs less than 2^63")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from ebm_traj.datasets.manifest import Manifest
 from ebm_traj.datasets.shard import ShardData
 from ebm_traj.datasets.splits import SPLITS, episode_seed, split_codes
 from ebm_traj.envs.behaviour import Policy, make_policy
+from ebm_traj.envs.opening import succeeded
 
 Report = Callable[[float, int], None]
 """Called with episodes (fractions count) and steps made since the last call."""
@@ -62,18 +63,19 @@ class ShardBuilder:
 
     def build(self) -> ShardData:
         """The arrays of the shard."""
-        frames = np.arange(self.states.shape[1]) <= self.lengths[:, None]
-        steps = np.arange(self.actions.shape[1]) < self.lengths[:, None]
+        longest = int(self.lengths.max())  # far less than allowed, where episodes end early
+        frames = np.arange(longest + 1) <= self.lengths[:, None]
+        steps = np.arange(longest) < self.lengths[:, None]
         spec = self.manifest.spec
         # Rows past an episode's end are never written; they are dropped below and must not hold NaN.
-        aligned = spec.align(np.where(frames[..., None], self.states, 0))
+        aligned = spec.align(np.where(frames[..., None], self.states[:, : longest + 1], 0))
         self._sim.sort(key=lambda entry: entry[:2])
         sim_index = np.array([entry[:2] for entry in self._sim], dtype=np.int64).reshape(-1, 2)
         sim_states = np.stack([entry[2] for entry in self._sim]) if self._sim else np.empty((0, 0))
         return ShardData(
             states=aligned[frames],
-            actions=self.actions[steps],
-            rewards=self.rewards[steps],
+            actions=self.actions[:, :longest][steps],
+            rewards=self.rewards[:, :longest][steps],
             offsets=np.concatenate([[0], np.cumsum(self.lengths + 1)]),
             episode=np.asarray(self.episodes, dtype=np.int64),
             seed=np.asarray(self.seeds, dtype=np.int64),
@@ -145,7 +147,7 @@ def collect_one_by_one(
                 break
         builder.lengths[row] = step + 1
         builder.terminated[row] = terminated
-        builder.success[row] = info.get("is_success", 0) > 0
+        builder.success[row] = succeeded(info)
         report(1, step + 1)
     return builder.build()
 

@@ -11,7 +11,13 @@ from ebm_traj.collect.shards import Report, collect_one_by_one, policy_of
 from ebm_traj.datasets.manifest import Manifest
 from ebm_traj.datasets.shard import write_shard
 from ebm_traj.errors import RunError
-from ebm_traj.processes import POLL_SECONDS, begin_worker, births_without_ctrl_c, ctrl_c_only_where_asked
+from ebm_traj.processes import (
+    POLL_SECONDS,
+    begin_worker,
+    births_without_ctrl_c,
+    ctrl_c_only_where_asked,
+    errors_that_travel,
+)
 
 _counts: Any = None  # in a worker: shared numbers of episodes and steps made so far, and whether to stop
 EPISODES, STEPS, STOP = range(3)
@@ -72,6 +78,7 @@ def _begin_worker(counts: Any) -> None:
     begin_worker()
 
 
+@errors_that_travel()
 def _make_shard(out: Path, manifest: Manifest, shard: int) -> None:
     if _counts[STOP]:
         raise _Stopped

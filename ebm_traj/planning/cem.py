@@ -56,8 +56,16 @@ class CEMConfig:
                 raise InputError(f"CEM {name}: {getattr(self, name)}; accepted are 1 and more")
         if self.elites > self.futures:
             raise InputError(f"CEM elites: {self.elites}; accepted are at most the {self.futures} futures")
-        if not (self.noise > 0 and 0 <= self.momentum < 1 and 0 <= self.prior_share <= 1):
-            raise InputError("CEM: noise must be above 0, momentum from 0 to below 1, prior share 0 to 1")
+        if not (0 < self.noise < math.inf and 0 <= self.smallest_noise < math.inf):
+            raise InputError(
+                f"CEM noise {self.noise}, smallest noise {self.smallest_noise}; accepted are above 0, "
+                "for the smallest 0 as well"
+            )
+        if not (0 <= self.momentum < 1 and 0 <= self.prior_share <= 1):
+            raise InputError(
+                f"CEM momentum {self.momentum}, prior share {self.prior_share}; accepted are 0 to below 1, "
+                "and 0 to 1"
+            )
         if not (self.energy_weight >= 0 and math.isfinite(self.energy_weight)):
             raise InputError(f"CEM energy weight: {self.energy_weight}; it must be 0 or more")
 

@@ -11,9 +11,22 @@ from ebm_traj.yardstick.intervals import interval
 Array = NDArray[np.float64]
 
 
+def levels_of(values: ArrayLike) -> Array:
+    """Levels as an array; they may be infinite. Raises InputError for NaN, which is neither high nor low."""
+    found = np.asarray(values, np.float64)
+    if np.isnan(found).any():
+        raise InputError(
+            f"detection: {np.isnan(found).sum()} of {found.size} levels are NaN; accepted are numbers"
+        )
+    return found
+
+
 def wins(faulty: ArrayLike, free: ArrayLike) -> Array:
-    """(N, M): 1 where a faulty episode is above a fault-free one, 1/2 where they are equal."""
-    above, below = np.asarray(faulty, np.float64)[:, None], np.asarray(free, np.float64)[None]
+    """(N, M): 1 where a faulty episode is above a fault-free one, 1/2 where they are equal.
+
+    Here and below levels may be infinite, and InputError is raised for NaN.
+    """
+    above, below = levels_of(faulty)[:, None], levels_of(free)[None]
     return (above > below) + 0.5 * (above == below)
 
 
@@ -32,7 +45,7 @@ def auroc_interval(faulty: ArrayLike, free: ArrayLike, counts: Array) -> tuple[f
 
 def roc_curve(faulty: ArrayLike, free: ArrayLike) -> tuple[Array, Array]:
     """False and true alarm rates (n,), (n,) for all thresholds, from (0, 0) to (1, 1)."""
-    faulty, free = np.asarray(faulty, np.float64), np.asarray(free, np.float64)
+    faulty, free = levels_of(faulty), levels_of(free)
     edges = np.unique(np.concatenate([faulty, free]))[::-1]
     false = [(free >= edge).mean() for edge in edges]
     true = [(faulty >= edge).mean() for edge in edges]
@@ -60,13 +73,13 @@ class Delays:
     in_time: float
     """Share with one within the whole time that was watched."""
     median: float
-    """Steps from the fault to the alarm, 1 for the first; infinite if fewer than half had one."""
+    """Steps from the fault to the alarm, 1 for the first; infinite unless more than half had one."""
 
 
 def delays(levels: Array, at: ArrayLike, threshold: float, within: int, watched: int) -> Delays:
     """Alarms of levels (N, T) above a threshold, after faults at steps `at` (N,)."""
     places = np.asarray(at)
-    alarm = levels > threshold
+    alarm = levels_of(levels) > threshold
     before = np.array([alarm[n, :t].any() for n, t in enumerate(places)])
     first = np.full(len(levels), np.inf)
     for n, t in enumerate(places):

@@ -62,7 +62,7 @@ class Planner(Protocol):
         ahead: int = 0,
         deadline: float | None = None,
     ) -> Plan:
-        """A plan from contexts (B, C, D) and past actions (B, K or more, A), raw units.
+        """A plan from contexts (B, C, D) and past actions (B, K or more, at least 1, A), raw units.
 
         `ahead` steps of the last plan were acted on since it was made. `deadline` (of `time.perf_counter`)
         is when to hand over the best plan found so far.

@@ -45,11 +45,12 @@ class PlanningPolicy:
         self._frames: list[NDArray[np.float32]] = []
         self._actions: list[NDArray[np.float32]] = []
         self._step = 0
-        self._generator = torch.Generator()
+        self._device = planner.model.device
+        self._generator = torch.Generator(self._device)
 
     def reset(self, seeds: Sequence[int], steps: ArrayLike = 0) -> None:
         """Begin episodes; random numbers of a batch follow from all its seeds."""
-        self._generator = seeded_generator("cpu", "planning", *[int(seed) for seed in seeds])
+        self._generator = seeded_generator(self._device, "planning", *[int(seed) for seed in seeds])
         self._frames, self._actions, self._step = [], [], 0
         self.planner.reset()
 
@@ -70,11 +71,11 @@ class PlanningPolicy:
         if ahead == 0 or self.plan is None:
             frames = [self._frames[0]] * (keep - len(self._frames)) + self._frames
             actions = [self._actions[0]] * (keep - len(self._actions)) + self._actions
-            context = torch.from_numpy(self.spec.align(np.stack(frames, 1)))
-            past = torch.from_numpy(np.stack(actions, 1))
+            context = torch.from_numpy(self.spec.align(np.stack(frames, 1))).to(self._device)
+            past = torch.from_numpy(np.stack(actions, 1)).to(self._device)
             self.plan = self.planner.plan(context, past, self._generator, ahead=self.replan_every)
             ahead = 0
         chosen = self.plan.chosen_actions()
         if chosen is None:
             raise InputError("planner: its plans have no actions; accepted are joint and action-conditional")
-        return chosen[:, min(ahead, chosen.shape[1] - 1)].numpy().astype(np.float32)
+        return chosen[:, min(ahead, chosen.shape[1] - 1)].cpu().numpy().astype(np.float32)

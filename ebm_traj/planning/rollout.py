@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ebm_traj.core.seeding import seeded_generator
+from ebm_traj.envs.opening import succeeded
 from ebm_traj.errors import InputError
 from ebm_traj.planning.energies import FutureEnergy
 from ebm_traj.planning.monitor import surprise
@@ -137,15 +138,11 @@ def with_surprise(result: Rollout, model: TrajectoryModel) -> Rollout:
 
 
 def open_env(env_id: str, **kwargs: Any) -> Any:
-    """`gymnasium.make`, with an unknown or unusable id as InputError."""
-    import gymnasium
-
+    """`make_env`: an unknown or unusable id is an InputError."""
     import ebm_traj  # noqa: F401 - registers the package's environments
+    from ebm_traj.envs.opening import make_env
 
-    try:
-        return gymnasium.make(env_id, **kwargs)
-    except (gymnasium.error.Error, ModuleNotFoundError, TypeError) as error:
-        raise InputError(f"env '{env_id}': {str(error).splitlines()[0]}") from error
+    return make_env(env_id, **kwargs)
 
 
 def check_fit(env: Any, model: TrajectoryModel) -> None:
@@ -242,7 +239,7 @@ class _Log:
         return bool(np.sqrt(np.mean((off / spec.change_std)[spec.moving] ** 2)) > beyond)
 
     def did(self, action: np.ndarray, reward: float, info: Mapping[str, Any], milliseconds: float) -> None:
-        self.done.append((action, reward, bool(info.get("is_success", False)), milliseconds))
+        self.done.append((action, reward, succeeded(info), milliseconds))
 
     def context(self) -> Tensor:
         """(1, C, D) the last frames; before there are C of them the first one is repeated, as if at rest."""

@@ -46,7 +46,7 @@ class Rollout:
     rewards: NDArray[np.float64]
     """(T,) what the environment paid."""
     success: NDArray[np.bool_]
-    """(T,) the environment's `is_success` after each step; False where it has none."""
+    """(T,) the environment's `is_success` or `success` after each step; False where it has neither."""
     futures: NDArray[np.float32]
     """(R, M, H, D) all futures sampled."""
     energies: NDArray[np.float64]

@@ -74,8 +74,8 @@ class PlannerConfig:
                 found = getattr(self, name)
                 raise InputError(f"planner {name.replace('_', ' ')}: {found}; accepted are 0 and more")
         for name in ("temperature", "noise", "wish_weight", "langevin_step_size"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"planner {name.replace('_', ' ')}: it must be above 0")
+            if not 0 < (found := getattr(self, name)) < math.inf:
+                raise InputError(f"planner {name.replace('_', ' ')}: {found}; accepted are numbers above 0")
         for name in ("warm_share", "noise_correlation"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"planner {name.replace('_', ' ')}: {getattr(self, name)}; 0 to below 1")

@@ -79,19 +79,26 @@ def read_step(
 
 
 def parts_of(codec: WindowCodec) -> dict[str, list[int]]:
-    """Parts of what is predicted, as places in coordinates: the whole, each kind, each by itself."""
+    """Parts of what is predicted, as places in coordinates: the whole, each kind, each by itself, in this
+    order. A dimension that is named like one of the others is called "dimension NAME"."""
     kinds: dict[str, list[int]] = {}
     for place, (_, kind) in enumerate(codec.coordinate_names):
         kinds.setdefault(kind, []).append(place)
     found = {WHOLE: list(range(codec.predicted_size))}
     if len(kinds) > 1:
         found |= {kind: places for kind, places in kinds.items() if len(places) > 1}
-    return found | {name: [place] for place, (name, _) in enumerate(codec.coordinate_names)}
+    return found | {name: [place] for place, name in enumerate(_singles(codec))}
+
+
+def _singles(codec: WindowCodec) -> list[str]:
+    """What each coordinate is called among the parts."""
+    taken = {WHOLE, DENSITY, *(kind for _, kind in codec.coordinate_names)}
+    return [f"dimension {name}" if name in taken else name for name, _ in codec.coordinate_names]
 
 
 def families_of(codec: WindowCodec, names: Sequence[str]) -> Families:
     """The families of parts by name: the dimensions of a kind are one, all else is one each."""
-    kinds = dict(codec.coordinate_names)
+    kinds = dict(zip(_singles(codec), (kind for _, kind in codec.coordinate_names), strict=True))
     families: dict[str, list[str]] = {}
     for name in names:
         families.setdefault(f"each {kinds[name]}" if name in kinds else name, []).append(name)

@@ -83,6 +83,9 @@ class RankJudge:
         Half widths are simultaneous over bins and steps: a perfect model is inside everywhere in 95 of 100
         cases (largest studentised deviation), not in 95 of 100 bins. A bin's error is pooled over steps:
         estimated at each by itself, the noise of the smallest of them would decide.
+
+        Errors come from the contexts, so it takes many: of perfect models 6 in 100 were outside with 32
+        contexts of 16 branches, 31 in 100 with 8 of 8.
         """
         shares = self.histograms(perfect)  # (steps, B, BINS)
         deviation = np.tensordot(counts, shares, (1, 1)) / shares.shape[1] - shares.mean(1)

@@ -58,6 +58,13 @@ def ragged(observations):
 def faulty(observations):
     raise KeyError("of the user's own")
 
+class Unsendable(Exception):
+    def __init__(self, one, other):
+        super().__init__(f"{one} and {other}")
+
+def unsendable(observations):
+    raise Unsendable("this", "that")
+
 number = 3
 """
 BOX = (np.full(2, -1.0), np.full(2, 1.0))
@@ -151,6 +158,32 @@ def test_what_an_object_says_of_itself_is_recorded(module: str, tmp_path: Path):
 def test_an_error_of_the_user_s_own_is_not_ours(module: str, tmp_path: Path):
     with pytest.raises(KeyError, match="of the user's own"):
         gather(tmp_path / "data", f"{module}:faulty", env="Reacher-v5")
+
+
+def test_an_error_that_cannot_be_sent_to_the_parent_is_told_in_words(module: str, tmp_path: Path):
+    with pytest.raises(RuntimeError, match=r"in unsendable(.|\n)*Unsendable: this and that"):
+        gather(tmp_path / "data", f"{module}:unsendable", env="Reacher-v5")
+
+
+def test_another_function_of_the_same_name_does_not_go_on_with_a_data_set(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    gather(tmp_path / "data", f"{module}:follow", env="Reacher-v5")
+    (tmp_path / f"{module}.py").write_text(MODULE.replace("0.1 *", "0.2 *"))
+    (tmp_path / "data" / "shard-00001.h5").unlink()
+    settings = CollectSettings(
+        env="Reacher-v5",
+        policy="function",
+        policy_settings=FunctionSettings(f"{module}:follow"),
+        noise=NoiseSettings(),
+        episodes=4,
+        steps=5,
+        episodes_per_shard=2,
+    )
+    with pytest.raises(InputError, match=r"made with other settings: policy.module_sha256"):
+        collect(tmp_path / "data", settings, resume=True, progress=False)
+    monkeypatch.setattr("ebm_traj.envs.custom_policies.module_sha256", lambda target: None)
+    collect(tmp_path / "data", settings, resume=True, progress=False)  # older data sets do not tell
 
 
 def test_a_folder_in_which_nothing_was_made_can_be_used_again(module: str, tmp_path: Path):

@@ -125,6 +125,11 @@ def test_drawn_poses_are_where_the_task_says(kind: str, rotation: str, position:
         ({"reward_type": "shaped"}, "sparse, dense"),
         ({"distance_threshold": -1.0}, "a number above 0"),
         ({"rotation_threshold": float("nan")}, "a number above 0"),
+        ({"rotation_threshold": float("inf")}, "a number above 0"),
+        ({"distance_threshold": True}, "a number above 0"),
+        ({"randomize_initial_position": "false"}, "true and false"),
+        ({"ignore_z_target_rotation": 1}, "true and false"),
+        ({"goal_every": True}, "a whole number from 1 up"),
         ({"gravity": 3}, "target_rotation"),
     ],
 )

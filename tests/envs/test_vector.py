@@ -233,6 +233,8 @@ def test_closing_ends_the_threads() -> None:
     env.close()
     with pytest.raises(gymnasium.error.ClosedEnvironmentError):
         env.step(np.zeros((4, 20)))
+    with pytest.raises(gymnasium.error.ClosedEnvironmentError):
+        env.reset(seed=0)
 
 
 def test_results_are_the_callers_own() -> None:
@@ -315,6 +317,21 @@ def test_new_goals_are_drawn_alike_and_on_time(target_position: str) -> None:
     moved = np.abs(goals[3] - goals[2])[:, :3].max()
     assert (moved > 0) == (target_position == "random")
     ours.close()
+
+
+def test_one_that_finishes_leaves_the_others_their_info() -> None:
+    found = []
+    for mode in ("SameStep", "Disabled"):
+        env = HandVectorEnv(2, 1, 5, mode, goal_every=2, target_position="ignore")
+        env.reset(seed=1)
+        env.step(np.zeros((2, 20)))
+        env.reset(seed=[None, 7], options={"reset_mask": np.array([False, True])})
+        for _ in range(4):
+            _, _, _, truncated, info = env.step(np.zeros((2, 20)))
+        assert truncated.tolist() == [True, False]
+        found.append([info[name][1] for name in ("rotation_distance", "is_success", "diverged")])
+        env.close()
+    assert found[0] == found[1] and found[0][0] > 0
 
 
 def test_a_state_knows_the_goals_to_come() -> None:

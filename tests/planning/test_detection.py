@@ -28,6 +28,17 @@ def test_auroc_of_what_is_apart_equal_or_the_other_way_round():
     assert auroc([0, 1], [2, 3]) == 0
 
 
+def test_levels_that_are_no_number_are_refused_and_infinite_ones_are_not():
+    assert auroc([np.inf, 5.0], [1.0, 2.0]) == 1
+    for unknown in ([np.nan, 5.0], [np.nan, np.nan]):
+        with pytest.raises(InputError, match="levels are NaN"):
+            auroc(unknown, [1.0, 2.0])
+        with pytest.raises(InputError, match="levels are NaN"):
+            roc_curve([1.0, 2.0], unknown)
+    with pytest.raises(InputError, match="8 of 8 levels are NaN"):
+        delays(np.full((2, 4), np.nan), [1, 1], 1.0, 3, 3)
+
+
 def test_the_area_under_the_roc_curve_is_auroc():
     rng = np.random.default_rng(1)
     faulty, free = rng.normal(0.7, 1, 300), rng.normal(0, 1, 200)

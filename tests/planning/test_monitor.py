@@ -93,6 +93,21 @@ def test_a_shift_raises_the_scores_by_what_theory_says():
         assert found[names.index(name)] == pytest.approx(expected.get(name, 0.0), rel=0.08, abs=0.12), name
 
 
+def test_a_dimension_named_like_a_kind_is_told_from_it():
+    names = ("all", "position", "angle", "d")
+    spec = dataclasses.replace(SPEC, names=names)
+    model = (
+        GaussianModel(GaussianConfig(NET, members=1), spec, *WHAT[1:], "actions").eval().requires_grad_(False)
+    )
+    score, shift = EnergyScore(model, draws=200), 3.0
+    singles = ("dimension all", "dimension position", "dimension angle", "d")
+    assert score.names == (WHOLE, "position", "angle", *singles, DENSITY)
+    assert singles[:2] in score.families and singles[2:] in score.families
+    found = score(*steps_of(model, 4000, (0.0, shift, 0.0, 0.0))).mean(0)
+    assert found[1] > 2 and found[2].abs() < 0.12  # the group of positions; the group of angles
+    assert found[3].abs() < 0.12 and found[4] == pytest.approx(shift**2, rel=0.08)
+
+
 def test_a_joint_models_surprise_is_of_the_state_not_of_the_action():
     model = ebm("joint")
     context, following, action, past = steps_of(model, 1000)

@@ -1,5 +1,6 @@
 """Planners on a point that moves as it is told: s' = s + 0.1 a + noise, goal where a user wants it."""
 
+import math
 import time
 
 import numpy as np
@@ -24,13 +25,13 @@ class Point(TrajectoryModel):
     context_frames, window_frames, action_history, has_energy = 2, 1, 0, False
     slow = 0.0
 
-    def __init__(self, conditioning="joint"):
-        torch.nn.Module.__init__(self)
-        self.conditioning = conditioning
-        self.action_centre, self.action_half = torch.zeros(2), torch.ones(2)
-        self.calls = 0
-
     device = torch.device("cpu")
+
+    def __init__(self, conditioning="joint", device="cpu"):
+        torch.nn.Module.__init__(self)
+        self.conditioning, self.device = conditioning, torch.device(device)
+        self.action_centre, self.action_half = (make(2, device=device) for make in (torch.zeros, torch.ones))
+        self.calls = 0
 
     follows_actions = True
 
@@ -46,13 +47,14 @@ class Point(TrajectoryModel):
         return context[:, -1, None, None] + (SPEED * actions).cumsum(2)
 
     def sample_with_actions(self, context, horizon, num_samples, *, past_actions=None, generator=None):
-        actions = torch.empty(len(context), num_samples, horizon, 2).uniform_(-1, 1, generator=generator)
+        actions = context.new_empty(len(context), num_samples, horizon, 2)
+        actions.uniform_(-1, 1, generator=generator)
         return self.sample(context, horizon, num_samples, actions=actions, generator=generator), actions
 
 
 def to(x, y):
     target = torch.tensor([x, y])
-    return lambda states: (states - target).norm(dim=-1).mean(-1)
+    return lambda states: (states - target.to(states)).norm(dim=-1).mean(-1)
 
 
 def present(batch=3):
@@ -185,10 +187,20 @@ def test_plans_are_not_checked_after_the_deadline():
     assert calls[0] == calls[1]
 
 
-def test_the_policy_reaches_the_goal_in_many_environments_at_once():
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")],
+        ),
+    ],
+)
+def test_the_policy_reaches_the_goal_in_many_environments_at_once(device):
     names = ("x", "y")
     spec = StateSpec(names=names, kinds=("position", "position"), indices=(0, 1), observation_size=2)
-    planner = SamplingPlanner(Point(), PlannerConfig(futures=32, horizon=6), to(0.5, 0.0))
+    planner = SamplingPlanner(Point(device=device), PlannerConfig(futures=32, horizon=6), to(0.5, 0.0))
     policy = PlanningPolicy(planner, spec, np.zeros(2), replan_every=2)
     policy.reset([1, 2, 3, 4])
     states, actions = np.zeros((4, 2), np.float32), np.full((4, 2), np.nan, np.float32)
@@ -213,6 +225,7 @@ def test_cems_plans_keep_their_horizon_however_much_was_acted_on():
         ({"futures": 0}, "futures: 0"),
         ({"method": "magic"}, "accepted are shooting"),
         ({"temperature": 0.0}, "temperature"),
+        ({"noise": math.inf}, "noise: inf"),
         ({"warm_share": 1.0}, "warm share"),
         ({"resample_every": -1}, "resample every: -1; accepted are 0 and more"),
         ({"langevin_steps": -2}, "langevin steps: -2; accepted are 0 and more"),
@@ -221,6 +234,22 @@ def test_cems_plans_keep_their_horizon_however_much_was_acted_on():
 def test_settings_that_make_no_sense_say_so(settings, message):
     with pytest.raises(InputError, match=message):
         PlannerConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"noise": math.inf}, "noise inf"),
+        ({"smallest_noise": math.nan}, "smallest noise nan"),
+        ({"smallest_noise": -1.0}, "smallest noise -1"),
+        ({"momentum": 1.0}, "momentum 1"),
+        ({"prior_share": 1.5}, "prior share 1.5"),
+        ({"elites": 9, "futures": 8}, "elites: 9"),
+    ],
+)
+def test_settings_of_cem_that_make_no_sense_say_so(settings, message):
+    with pytest.raises(InputError, match=message):
+        CEMConfig(**settings)
 
 
 def test_langevin_needs_an_energy_and_a_wish_gives_one_number_a_future():

@@ -331,7 +331,7 @@ def test_bad_settings_are_refused(models, settings):
 
 
 def test_an_unknown_environment_and_a_wrong_energy_are_named(models):
-    with pytest.raises(InputError, match="env 'Nonsense-v9'"):
+    with pytest.raises(InputError, match="environment 'Nonsense-v9'"):
         rollout("Nonsense-v9", models["states"])
     with pytest.raises(InputError, match=r"energy 'flat': gave shape \(\); accepted is \(64,\)"):
         rollout(ToyEnv(), models["states"], energies={"flat": lambda futures: torch.zeros(())})

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ebm_traj.errors import InputError
+from ebm_traj.intervals import bootstrap
 from ebm_traj.policy.evaluate import evaluate, share
 
 ENV = "ebm_traj/HandBlock-v0"
@@ -23,6 +24,11 @@ class Still:
     def act(self, observations: Any, previous_actions: Any, simulator_states: Any = None) -> np.ndarray:
         assert simulator_states is None or simulator_states.shape[0] == self.rows
         return np.zeros((self.rows, 20), np.float32)
+
+
+def test_paired_samples_are_of_one_length():
+    with pytest.raises(InputError, match=r"paired samples of \[3, 5\] values"):
+        bootstrap(lambda a, b: float(a.mean() - b.mean()), [1, 2, 3], [1, 2, 3, 4, 5], paired=True)
 
 
 def test_limits_are_wilson_s():
