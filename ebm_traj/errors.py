@@ -13,3 +13,8 @@ class InputError(Exception):
 
 class RunError(RuntimeError):
     """The work could not be done for a reason that the message tells; scripts exit with code 1."""
+
+
+def in_one_line(error: BaseException) -> str:
+    """What an error says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,16 +1,13 @@
-"""Making any Gymnasium environment by its id, and reading success from its infos."""
+"""Making any Gymnasium environment by its id."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
-import numpy as np
 
 from ebm_traj.envs.custom_policies import look_here_too
-from ebm_traj.errors import InputError
+from ebm_traj.errors import InputError, in_one_line
 
-SUCCESS_NAMES = ("is_success", "success")
-"""Names under which environments report success; the first one counts."""
+OURS = ("max_episode_steps", "disable_env_checker", "render_mode")
 
 
 def make_env(env_id: str, **kwargs: Any) -> gymnasium.Env:
@@ -26,24 +23,10 @@ def make_env(env_id: str, **kwargs: Any) -> gymnasium.Env:
     except InputError:
         raise
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
-        raise InputError(f"environment '{env_id}': {first_line(error)}") from error
+        raise InputError(f"environment '{env_id}': {in_one_line(error)}") from error
     except Exception as error:  # its constructor is anyone's code
         own = {key: value for key, value in kwargs.items() if key not in OURS}
         told = f" with {own}" if own else ""
         raise InputError(
-            f"environment '{env_id}'{told}: {type(error).__name__}: {first_line(error)}"
+            f"environment '{env_id}'{told}: {type(error).__name__}: {in_one_line(error)}"
         ) from error
-
-
-OURS = ("max_episode_steps", "disable_env_checker", "render_mode")
-
-
-def succeeded(info: Mapping[str, Any]) -> bool:
-    """Whether an environment's info reports success; False where it says nothing."""
-    found = next((info[name] for name in SUCCESS_NAMES if name in info), None)
-    return found is not None and bool(np.any(np.asarray(found) > 0))
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, on one line."""
-    return " ".join(str(error).split()) or type(error).__name__

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from ebm_traj.datasets.manifest import FORMAT, READABLE_VERSIONS, Manifest
-from ebm_traj.envs.opening import first_line
-from ebm_traj.errors import InputError
+from ebm_traj.errors import InputError, in_one_line
 
 KEY = "ebm_traj"
 SIM_STATES, SIM_STEPS = "simulator_states", "simulator_steps"
@@ -31,7 +30,7 @@ def require_minari() -> ModuleType:
         import minari
     except ImportError as error:
         raise InputError(
-            f'Minari: cannot be imported ({first_line(error)}); needed is `pip install "ebm_traj[minari]"`'
+            f'Minari: cannot be imported ({in_one_line(error)}); needed is `pip install "ebm_traj[minari]"`'
         ) from None
     return minari
 
@@ -89,7 +88,7 @@ def one_line(what: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # Minari has no error class of its own: AssertionError, ValueError, ...
-        raise InputError(f"{what} ({first_line(error)})") from error
+        raise InputError(f"{what} ({in_one_line(error)})") from error
 
 
 def manifest_to_json(manifest: Manifest) -> dict[str, Any]:

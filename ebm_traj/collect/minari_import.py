@@ -28,7 +28,7 @@ from ebm_traj.collect.minari_format import (
 from ebm_traj.datasets.manifest import Manifest
 from ebm_traj.datasets.shard import ShardData, write_shard
 from ebm_traj.datasets.splits import split_code, split_codes
-from ebm_traj.envs.opening import SUCCESS_NAMES
+from ebm_traj.envs.success import SUCCESS_NAMES
 from ebm_traj.errors import InputError
 from ebm_traj.spec import StateSpec, flatten_observation
 

@@ -15,7 +15,7 @@ from ebm_traj.datasets.manifest import Manifest
 from ebm_traj.datasets.shard import ShardData
 from ebm_traj.datasets.splits import SPLITS, episode_seed, split_codes
 from ebm_traj.envs.behaviour import Policy, make_policy
-from ebm_traj.envs.opening import succeeded
+from ebm_traj.envs.success import succeeded
 
 Report = Callable[[float, int], None]
 """Called with episodes (fractions count) and steps made since the last call."""

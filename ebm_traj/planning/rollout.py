@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ebm_traj.core.seeding import seeded_generator
-from ebm_traj.envs.opening import succeeded
+from ebm_traj.envs.success import succeeded
 from ebm_traj.errors import InputError
 from ebm_traj.planning.energies import FutureEnergy
 from ebm_traj.planning.monitor import surprise
