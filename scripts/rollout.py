@@ -4,8 +4,9 @@ import dataclasses
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import tyro
 from tqdm import tqdm
 
 from ebm_traj.cli import json_object, pick_device, run
@@ -30,8 +31,8 @@ ENDINGS = {
 class Args:
     """Let a trained model drive an environment."""
 
-    run: Path
-    """Folder of a trained model."""
+    run: Annotated[Path, tyro.conf.arg(aliases=["--model"])]
+    """Folder, or shipped name, of a trained model."""
     env: str | None = None
     """Gymnasium id; by default the environment the model was trained on."""
     env_kwargs: str | None = None

@@ -5,7 +5,9 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from ebm_traj.cli import pick_device, require_seed, run
 from ebm_traj.datasets.branches import BRANCHES_FILE, Branches
@@ -20,7 +22,7 @@ class Args:
 
     data: Path
     """Data set."""
-    run: Path
+    run: Annotated[Path, tyro.conf.arg(aliases=["--model"])]
     """Folder, or shipped name, of an energy model."""
     out: Path
     """Folder for sweep.json and sweep.png; must not exist."""

@@ -89,8 +89,18 @@ class CEMPlanner:
             raise InputError("CEM: needs energies to plan by, such as planning.energies.goal(model.spec)")
         if model.conditioning == "states":
             raise InputError("CEM: the model predicts without actions; accepted are actions and joint")
+        if not model.follows_actions:
+            raise InputError(
+                f"CEM: a joint {model.kind} model draws its own actions and follows none; accepted are "
+                "action-conditional models, and joint energy models on a mixture of Gaussians"
+            )
         self.model = model
         self.config = config or CEMConfig()
+        if self.config.descent.steps and not model.has_mean:
+            raise InputError(
+                f"CEM descent: {self.config.descent.steps} steps; a {model.kind} model of conditioning "
+                f"'{model.conditioning}' has no mean in closed form to take the slope of; accepted is 0"
+            )
         self.prior = prior or (model if model.conditioning == "joint" else None)
         if prior is not None:
             found = prior.spec.difference(model.spec)

@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from ebm_traj.errors import InputError
 from ebm_traj.trajectory.model import TrajectoryModel
 
 
@@ -20,11 +19,8 @@ def follow(
     Those of one sequence of actions stand side by side. `particles` 0 asks for the model's mean prediction;
     models without one draw one future.
     """
-    if not particles:
-        try:
-            return model.predict(context, actions, past_actions=past_actions)
-        except InputError:  # no mean in closed form
-            pass
+    if not particles and model.has_mean:
+        return model.predict(context, actions, past_actions=past_actions)
     many = actions.repeat_interleave(max(1, particles), 1)
     return model.sample(
         context, many.shape[2], many.shape[1], actions=many, past_actions=past_actions, generator=generator

@@ -391,17 +391,24 @@ class TrajectoryEBM(TrajectoryModel):
         self._count([chain])
         return energy.parts.join(actions, chain.x)
 
+    @property
+    def has_mean(self) -> bool:
+        if isinstance(self.window_energy, StagedEnergy):
+            proposal = self.proposal
+            return isinstance(proposal, JointProposal) and isinstance(proposal.states, MixtureProposal)
+        return self.conditioning == "actions" and isinstance(
+            self.proposal, MixtureProposal | GaussianProposal
+        )
+
     def _expected_window(self, condition: dict[str, Tensor], actions: Tensor) -> Tensor:
         """The mean of the proposal: what the energy adds to it has a small mean."""
         proposal, energy = self.proposal, self.window_energy
         if isinstance(proposal, JointProposal) and isinstance(energy, StagedEnergy):
-            if not isinstance(proposal.states, MixtureProposal):
-                return super()._expected_window(condition, actions)
+            assert isinstance(proposal.states, MixtureProposal)
             states = proposal.states.mean_and_scale({**condition, ACTIONS: actions})[0]
             return energy.parts.join(actions, states)
-        if self.conditioning == "actions" and isinstance(proposal, MixtureProposal | GaussianProposal):
-            return proposal.mean_and_scale(condition)[0]
-        return super()._expected_window(condition, actions)
+        assert isinstance(proposal, MixtureProposal | GaussianProposal)
+        return proposal.mean_and_scale(condition)[0]
 
     def _sample_lowest(
         self, condition: dict[str, Tensor], sampler: UntilConverged, generator: torch.Generator | None

@@ -69,9 +69,11 @@ class FCModel(TrajectoryModel):
         finally:
             self.predictor.train(training)
 
+    @property
+    def has_mean(self) -> bool:
+        return self.conditioning == "actions"
+
     def _expected_window(self, condition: dict[str, Tensor], actions: Tensor) -> Tensor:
-        if self.conditioning != "actions":
-            return super()._expected_window(condition, actions)
         return self._sample_window(condition, None)
 
 

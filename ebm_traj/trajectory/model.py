@@ -176,12 +176,14 @@ class TrajectoryModel(nn.Module):
             "models on a mixture of Gaussians, which have a stage for the states alone"
         )
 
+    @property
+    def has_mean(self) -> bool:
+        """Whether `predict` has a mean in closed form to follow."""
+        return False
+
     def _expected_window(self, condition: dict[str, Tensor], actions: Tensor) -> Tensor:
         """The mean x (B, n) under scaled actions (B, W A); an action-conditional condition holds them too."""
-        raise InputError(
-            f"predict: the mean of a {self.conditioning} {self.kind} model has no closed form; accepted are "
-            "action-conditional fc, and energy models on a mixture of Gaussians"
-        )
+        raise TypeError(f"{type(self).__name__} does not define _expected_window")
 
     def _window_energy(self, x: Tensor, condition: dict[str, Tensor]) -> Tensor:
         """Energy (B,) of windows in coordinates."""
@@ -298,6 +300,11 @@ class TrajectoryModel(nn.Module):
         """
         if self.conditioning == "states":
             raise InputError("predict: the model predicts without actions; accepted are actions and joint")
+        if not self.has_mean:
+            raise InputError(
+                f"predict: the mean of a {self.conditioning} {self.kind} model has no closed form; accepted "
+                "are action-conditional fc, and energy models on a mixture of Gaussians"
+            )
         require_tensor("actions", actions)
         if actions.dim() != 4:
             raise InputError(

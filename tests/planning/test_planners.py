@@ -33,7 +33,7 @@ class Point(TrajectoryModel):
         self.action_centre, self.action_half = (make(2, device=device) for make in (torch.zeros, torch.ones))
         self.calls = 0
 
-    follows_actions = True
+    follows_actions = has_mean = True
 
     def sample(self, context, horizon, num_samples, *, actions=None, past_actions=None, generator=None):
         self.calls += 1
@@ -351,6 +351,17 @@ def test_cem_descends_from_what_it_sampled(average):
     assert off[1] < 0.02 < 0.2 < off[0]
     with pytest.raises(InputError, match="needs a joint model with an energy"):
         CEMPlanner(Point(), config, hurry)
+
+
+def test_cem_refuses_models_it_could_not_plan_with():
+    deaf, vague = Point(), Point("actions")
+    deaf.follows_actions = vague.has_mean = False
+    with pytest.raises(InputError, match="a joint point model draws its own actions"):
+        CEMPlanner(deaf, CEMConfig(), to(1.0, 0.0))
+    downhill = CEMConfig(descent=DescentConfig(3, energy_weight=0.0))
+    with pytest.raises(InputError, match="CEM descent: 3 steps; a point model of conditioning 'actions'"):
+        CEMPlanner(vague, downhill, to(1.0, 0.0))
+    CEMPlanner(vague, CEMConfig(), to(1.0, 0.0))
 
 
 def test_cem_does_not_descend_after_the_deadline():

@@ -226,7 +226,7 @@ def test_an_environment_that_cannot_be_drawn_is_named_before_any_work(
         raise DependencyNotInstalled("painter is not installed\nmore")
 
     monkeypatch.setattr(PusherEnv, "render", render)
-    small = ["--run", str(pusher_model), "--steps", "4", "--futures", "3", "--horizon", "2"]
+    small = ["--model", str(pusher_model), "--steps", "4", "--futures", "3", "--horizon", "2"]
     line = refused("rollout", *small, "--video", str(tmp_path / "r.gif"))
     assert line.rstrip().endswith("--video: 'Pusher-v5' cannot be drawn: painter is not installed")
 
